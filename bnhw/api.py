@@ -1,0 +1,52 @@
+"""The functions of `import bnhw`. Each imports what it needs when it is called, so that importing is quick."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from bnhw.machine import Result
+    from bnhw.options import CompileOptions
+    from bnhw.program import Program
+    from bnhw.reports.report import Report
+
+
+def compile(  # noqa: A001  (bnhw.compile is what users expect to type)
+    model: str | Path, calibration: NDArray[Any], options: CompileOptions | None = None
+) -> Program:
+    """Compile an ONNX file into an integer program.
+
+    calibration: uint8 images (images, height, width, channels), or (images, height, width) for one channel.
+    Raises `bnhw.errors.BadInput`, `UnsupportedModel` or `PassFailed` for what the user can mend.
+    """
+    from bnhw.compiler import compile_model
+
+    return compile_model(model, calibration, options)
+
+
+def load(path: str | Path) -> Program:
+    """Read a `.bnhw` file. Raises `bnhw.errors.BadInput` or `InvalidProgram`."""
+    from bnhw.program_file import load_program
+
+    return load_program(Path(path))
+
+
+def run(program: Program, images: NDArray[Any], *, kernels: str = "auto", threads: int = 1) -> Result:
+    """Execute a program bit-exactly.
+
+    images: uint8 as for `compile`. Returns integer logits, int64 (images, classes), and their real scale.
+    Raises `bnhw.errors.BadInput` where images, kernels or threads do not fit.
+    """
+    from bnhw.machine import Machine
+
+    return Machine(program, kernels).run(images, threads=threads)
+
+
+def report(program: Program) -> Report:
+    """Count the operations and the storage of a program, per instruction and in total."""
+    from bnhw.reports.report import build_report
+
+    return build_report(program)

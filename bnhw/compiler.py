@@ -1,0 +1,134 @@
+"""From an ONNX file and calibration images to a checked program: the stages in their order."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnhw.compare import Difference, first_difference
+from bnhw.errors import BadInput, ComparisonFailed, PassFailed, UnsupportedModel
+from bnhw.graph import Graph
+from bnhw.importer import Source, import_onnx, read_onnx
+from bnhw.lower import lower
+from bnhw.machine import Machine, fit_images
+from bnhw.options import CompileOptions
+from bnhw.passes.base import run_passes
+from bnhw.passes.pipeline import float_passes, normalise_input, quantise_graph
+from bnhw.program import Program, Provenance
+from bnhw.program_check import check_program
+from bnhw.version import __version__
+
+Array = NDArray[Any]
+
+SELF_CHECK_IMAGES = 2
+"""Calibration images on which reference and kernels are compared before a program is handed out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """A model that can be compiled: the graph after all passes that need no images, and notes for the user."""
+
+    graph: Graph
+    notes: tuple[str, ...]
+
+
+def check(path: Path, options: CompileOptions | None = None) -> Checked:
+    """Import a model and run every pass that needs no images.
+
+    Raises BadInput for a file that is no model, UnsupportedModel or PassFailed for what stands in the way.
+    """
+    options = options or CompileOptions()
+    source = read_onnx(path)
+    placed = run_passes(_import(source, options), float_passes(options))
+    return Checked(graph=placed, notes=placed.notes)
+
+
+def compile_model(
+    path: str | Path,
+    calibration: Array,
+    options: CompileOptions | None = None,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> Program:
+    """Compile an ONNX file into an integer program.
+
+    calibration: uint8 images (images, height, width, channels), or (images, height, width) for one channel;
+    the ranges of activations are taken from them. progress: called with the number of calibration images done.
+    Raises BadInput, UnsupportedModel, PassFailed for what the user can mend; ComparisonFailed if reference and
+    kernels disagree on the result, which would be a bug.
+    """
+    options = options or CompileOptions()
+    source = read_onnx(Path(path))
+    graph = _import(source, options)
+    images = calibration_images(graph, calibration)
+    quantised = quantise_graph(graph, options, images, progress)
+    program = lower(quantised, options.requantisation, _provenance(source, options, len(images)))
+    check_program(program)
+    self_check(program, fit_images(program, calibration)[:SELF_CHECK_IMAGES])
+    return program
+
+
+def _import(source: Source, options: CompileOptions) -> Graph:
+    graph = import_onnx(source.model, name=source.name)
+    if graph.inputs[0].shape[1:] == (1, 1) and graph.inputs[0].shape[0] > 4:
+        graph = graph.with_notes(f"the model takes {graph.inputs[0].shape[0]} flat features as 1x1 pixels")
+    try:
+        return normalise_input(graph, options)
+    except ValueError as error:
+        raise BadInput(str(error)) from error
+
+
+def _provenance(source: Source, options: CompileOptions, images: int) -> Provenance:
+    chosen = {f.name: _option_text(getattr(options, f.name)) for f in fields(options)}
+    return Provenance(
+        producer=f"bnhw {__version__}",
+        source_name=source.name,
+        source_sha256=source.sha256,
+        options={**chosen, "calibration_images": str(images)},
+    )
+
+
+def _option_text(value: object) -> str:
+    return ",".join(map(repr, value)) if isinstance(value, tuple) else str(value)
+
+
+def calibration_images(graph: Graph, images: Array) -> Array:
+    """uint8 images as the float graph takes them: float32 (images, channels, height, width).
+
+    Raises BadInput where they do not fit the model's input.
+    """
+    (entry,) = graph.inputs
+    channels, height, width = entry.shape
+    if images.ndim == 3 and channels == 1:
+        images = images[..., None]
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (height, width, channels):
+        raise BadInput(
+            f"calibration images are {images.dtype} of shape {images.shape}; expected uint8 of shape "
+            f"(N, {height}, {width}, {channels}) for the model input {entry.name!r}"
+        )
+    if not len(images):
+        raise BadInput("there are no calibration images: the first axis has length 0")
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2), dtype=np.float32)
+
+
+def self_check(program: Program, images: Array) -> None:
+    """Raise ComparisonFailed unless reference and automatically chosen kernels agree on every tensor."""
+    difference: Difference | None = first_difference(
+        Machine(program, "reference"), Machine(program, "auto"), images
+    ).difference
+    if difference is not None:
+        raise ComparisonFailed(f"self-check before writing failed: {difference}; please report this as a bug")
+
+
+__all__ = [
+    "Checked",
+    "PassFailed",
+    "UnsupportedModel",
+    "calibration_images",
+    "check",
+    "compile_model",
+    "self_check",
+]

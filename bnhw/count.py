@@ -1,0 +1,234 @@
+"""What one image costs in operations and storage, independent of any hardware's size or clock.
+
+Counts are exact and per image. Two MAC figures: *full* counts padded taps as other tools do, *trimmed* only the
+taps that lie inside the image. A convolution with 1-bit weights has no multipliers: each MAC is one multiplexer
+(add or subtract) and one addition, or one XNOR and one popcount bit where activations are 1-bit too.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+from bnhw.ops import Window, pool_divisors
+from bnhw.options import RequantiseMode
+from bnhw.program import (
+    AddSaturating,
+    Array,
+    Convolve,
+    Instruction,
+    LookUp,
+    PoolMaximum,
+    PoolSum,
+    Program,
+    Requantise,
+    SumGlobal,
+    Tensor,
+)
+
+
+class ActionKind(Enum):
+    """The kinds of operation that hardware instantiates."""
+
+    XNOR = "xnor"
+    POPCOUNT = "popcount"
+    MUX = "mux"
+    ADD = "add"
+    MULTIPLY = "multiply"
+    SHIFT = "shift"
+    COMPARE = "compare"
+    LOOKUP = "lookup"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Action:
+    """One kind of operation and its operand widths in bits."""
+
+    kind: ActionKind
+    widths: tuple[int, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The key in reports: `add_16`, `multiply_20x16`, ..."""
+        return "_".join(filter(None, (self.kind.value, "x".join(map(str, self.widths)))))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """Per image. `weight_bits` and `constant_bits` are unique storage without padding to words."""
+
+    macs_full: int = 0
+    macs_trimmed: int = 0
+    actions: Mapping[Action, int]
+    weight_bits: int = 0
+    constant_bits: int = 0
+
+    @property
+    def multipliers(self) -> int:
+        """Multiplications a image."""
+        return sum(count for action, count in self.actions.items() if action.kind is ActionKind.MULTIPLY)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerCounts:
+    """The counts of one instruction, by its position in the program."""
+
+    instruction: Instruction
+    counts: Counts
+
+
+def count_program(program: Program) -> tuple[LayerCounts, ...]:
+    """The counts of every instruction, in order."""
+    return tuple(
+        LayerCounts(instruction=instruction, counts=_count(program, instruction))
+        for instruction in program.instructions
+    )
+
+
+def total(layers: tuple[LayerCounts, ...]) -> Counts:
+    """The sum over all layers."""
+    actions: Counter[Action] = Counter()
+    for layer in layers:
+        actions.update(layer.counts.actions)
+    return Counts(
+        macs_full=sum(layer.counts.macs_full for layer in layers),
+        macs_trimmed=sum(layer.counts.macs_trimmed for layer in layers),
+        actions=dict(actions),
+        weight_bits=sum(layer.counts.weight_bits for layer in layers),
+        constant_bits=sum(layer.counts.constant_bits for layer in layers),
+    )
+
+
+def array_multiplications(layers: tuple[LayerCounts, ...]) -> int:
+    """Multiplications in the array alone: those of convolutions, without the requantise steps."""
+    return sum(layer.counts.multipliers for layer in layers if isinstance(layer.instruction, Convolve))
+
+
+def peak_activation_bits(program: Program) -> int:
+    """The most bits of stored tensors alive at once, skip connections included.
+
+    A tensor is alive from the instruction that makes it to the last that reads it. Accumulators are consumed on
+    the spot and never stored, so that a convolution's operands live until its requantised result is complete.
+    """
+    return max(live_activation_bits(program))
+
+
+def live_activation_bits(program: Program) -> tuple[int, ...]:
+    """Bits of stored tensors alive during each instruction, its operands and its result included."""
+    ends = dict(program.last_uses)
+    for position in range(len(program.instructions) - 1, -1, -1):
+        instruction = program.instructions[position]
+        if program.tensor[instruction.output].accumulator:  # operands live as long as the sums they make
+            for name in instruction.inputs:
+                ends[name] = max(ends[name], ends.get(instruction.output, position))
+    begins = {program.input: 0} | {i.output: at for at, i in enumerate(program.instructions)}
+    return tuple(
+        sum(
+            stored_bits(program.tensor[name])
+            for name, begin in begins.items()
+            if begin <= position <= ends.get(name, begin)
+        )
+        for position in range(len(program.instructions))
+    )
+
+
+def stored_bits(tensor: Tensor) -> int:
+    """Bits of memory that one image's tensor takes; 0 for accumulators."""
+    return 0 if tensor.accumulator else tensor.size * tensor.dtype.bits
+
+
+def _count(program: Program, instruction: Instruction) -> Counts:
+    source = program.tensor[instruction.inputs[0]]
+    result = program.tensor[instruction.output]
+    match instruction:
+        case Convolve():
+            return _count_convolve(program, instruction, source, result)
+        case Requantise():
+            return _count_requantise(program, instruction, source, result)
+        case LookUp(table=table):
+            entries = program.constants[table].size
+            return Counts(
+                actions={Action(kind=ActionKind.LOOKUP): result.size}, constant_bits=entries * result.dtype.bits
+            )
+        case AddSaturating():
+            return Counts(
+                actions={
+                    Action(kind=ActionKind.ADD, widths=(result.dtype.bits,)): result.size,
+                    Action(kind=ActionKind.COMPARE, widths=(result.dtype.bits + 1,)): 2 * result.size,
+                }
+            )
+        case PoolSum(window=window):
+            taps = _taps_inside(window, source)
+            channels = source.shape[2]
+            additions = channels * (taps - result.shape[0] * result.shape[1])
+            return Counts(actions={Action(kind=ActionKind.ADD, widths=(result.dtype.bits,)): additions})
+        case PoolMaximum(window=window):
+            taps = _taps_inside(window, source)
+            comparisons = source.shape[2] * (taps - result.shape[0] * result.shape[1])
+            return Counts(actions={Action(kind=ActionKind.COMPARE, widths=(source.dtype.bits,)): comparisons})
+        case SumGlobal():
+            return Counts(
+                actions={Action(kind=ActionKind.ADD, widths=(result.dtype.bits,)): source.size - result.size}
+            )
+        case _:
+            return Counts(actions={})
+
+
+def _taps_inside(window: Window, source: Tensor) -> int:
+    """Taps of all windows that lie inside the image, for one channel."""
+    return int(pool_divisors(window, source.shape[0], source.shape[1], count_padding=False).sum())
+
+
+def _count_convolve(program: Program, convolve: Convolve, source: Tensor, result: Tensor) -> Counts:
+    out_channels, height, width, per_group = convolve.weight_shape
+    rows, columns, _ = result.shape
+    full = rows * columns * height * width * out_channels * per_group
+    trimmed = _taps_inside(convolve.window, source) * out_channels * per_group
+    if convolve.weight_bits > 1:
+        action = Action(kind=ActionKind.MULTIPLY, widths=(source.dtype.bits, convolve.weight_bits))
+        actions = {action: trimmed, Action(kind=ActionKind.ADD, widths=(result.dtype.bits,)): trimmed}
+    elif source.bipolar:
+        actions = {Action(kind=ActionKind.XNOR): trimmed, Action(kind=ActionKind.POPCOUNT): trimmed}
+    else:
+        actions = {
+            Action(kind=ActionKind.MUX, widths=(source.dtype.bits,)): trimmed,
+            Action(kind=ActionKind.ADD, widths=(result.dtype.bits,)): trimmed,
+        }
+    return Counts(
+        macs_full=full,
+        macs_trimmed=trimmed,
+        actions=actions,
+        weight_bits=program.weight_storage_bits(convolve),
+    )
+
+
+def _signed_bits(array: Array) -> int:
+    """Bits of a two's complement number that holds every entry."""
+    low, high = int(array.min()), int(array.max())
+    return 1 + max((-low - 1).bit_length() if low < 0 else 0, high.bit_length() if high > 0 else 0)
+
+
+def _count_requantise(program: Program, requantise: Requantise, source: Tensor, result: Tensor) -> Counts:
+    """One multiplication (mode multiply), one addition, one shift and the two comparisons of the clamp.
+
+    Shifts by a wired amount and additions of 0 are free: mode shift with one amount for all channels has no
+    shifter, and constants of 0 no adder.
+    """
+    offset, shift = program.constants[requantise.offset], program.constants[requantise.shift]
+    stored = [(offset, _signed_bits(offset)), (shift, int(shift.max()).bit_length())]
+    width = source.dtype.bits
+    actions: Counter[Action] = Counter()
+    if requantise.multiplier:
+        multiplier = program.constants[requantise.multiplier]
+        stored.append((multiplier, requantise.multiplier_bits))
+        if requantise.mode is RequantiseMode.MULTIPLY and (np.abs(multiplier) > 1).any():
+            actions[Action(kind=ActionKind.MULTIPLY, widths=(width, requantise.multiplier_bits))] += result.size
+        width += _signed_bits(np.abs(multiplier)) - 1
+    if offset.any():
+        actions[Action(kind=ActionKind.ADD, widths=(max(width, _signed_bits(offset)),))] += result.size
+    if (shift != shift.flat[0]).any():
+        actions[Action(kind=ActionKind.SHIFT, widths=(width,))] += result.size
+    actions[Action(kind=ActionKind.COMPARE, widths=(width,))] += 2 * result.size
+    return Counts(actions=dict(actions), constant_bits=sum(array.size * bits for array, bits in stored))

@@ -1,0 +1,55 @@
+"""Every exception that bnhw raises on purpose.
+
+A message says what is wrong, where (node and its ONNX name, or file), what was found against what was
+expected, and what to do about it. The command line turns any `BnhwError` into one message and the class's
+`exit_code`; anything else that escapes is a bug of ours and ends in exit code 1 with a traceback.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+
+class BnhwError(Exception):
+    """Base of all intended errors; `exit_code` is what the command line returns for it."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class BadInput(BnhwError):
+    """Something the user handed over (a file, images, labels, an option) cannot be used as it is."""
+
+
+class MissingDependency(BnhwError):
+    """An optional package is needed for this; the message names the extra that brings it."""
+
+
+class UnsupportedModel(BnhwError):
+    """The ONNX model cannot be compiled. `problems` lists every reason found, not only the first."""
+
+    def __init__(self, problems: Sequence[str], *, model: str = "the model") -> None:
+        self.problems = tuple(problems)
+        noun = "problem stands" if len(self.problems) == 1 else "problems stand"
+        listing = "\n".join(f"  {i}. {problem}" for i, problem in enumerate(self.problems, start=1))
+        super().__init__(f"{len(self.problems)} {noun} in the way of compiling {model}:\n{listing}")
+
+
+class InvalidGraph(BnhwError):
+    """A float graph breaks one of the rules of `bnhw.verify`. `problems` lists every broken rule."""
+
+    def __init__(self, problems: Sequence[str], *, graph: str) -> None:
+        self.problems = tuple(problems)
+        super().__init__(f"graph {graph!r} is not well formed:\n" + "\n".join(f"  - {p}" for p in self.problems))
+
+
+class PassFailed(BnhwError):
+    """A compiler pass met a graph that it cannot transform; the message names the node and the remedy."""
+
+
+class InvalidProgram(BnhwError):
+    """A `.bnhw` file or an integer program is truncated, altered or not well formed."""
+
+
+class ComparisonFailed(BnhwError):
+    """Two executions that must give the same integers did not; the message names the first difference."""
+
+    exit_code: ClassVar[int] = 3

@@ -1,0 +1,61 @@
+"""The float model under onnxruntime: what an integer program is faithful to."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnhw.errors import BadInput
+from bnhw.importer import read_onnx
+from bnhw.program import Program
+
+Array = NDArray[Any]
+
+BATCH = 32
+
+
+def float_logits(path: Path, program: Program, images: Array) -> Array:
+    """The logits of the ONNX file at `path`, float (images, classes), for uint8 images as the program takes them.
+
+    The normalisation that the program was compiled with (`input_mean`, `input_std`) is applied to the pixels.
+    Raises BadInput where onnxruntime cannot load or run the model.
+    """
+    import onnxruntime  # noqa: PLC0415  (slow to import, and needed for comparisons only)
+
+    model = read_onnx(path).model
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # onnxruntime's exceptions share no base class of their own
+        raise BadInput(f"{path}: onnxruntime cannot load it ({error})") from error
+    entry = session.get_inputs()[0]
+    batch = entry.shape[0] if isinstance(entry.shape[0], int) else BATCH
+    pixels = _as_model_input(program, images, rank=len(entry.shape))
+    parts = [_run(path, session, entry.name, pixels[at : at + batch], batch) for at in range(0, len(pixels), batch)]
+    return np.concatenate(parts).reshape(len(images), -1)
+
+
+def _as_model_input(program: Program, images: Array, *, rank: int) -> Array:
+    options = program.provenance.options
+    mean, std = (
+        np.array([float(number) for number in options.get(name, default).split(",")])
+        for name, default in (("input_mean", "0.0"), ("input_std", "1.0"))
+    )
+    pixels = images if images.ndim == 4 else images[..., None]
+    normalised = ((pixels - mean) / std).astype(np.float32).transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(normalised.reshape(len(images), -1) if rank == 2 else normalised)
+
+
+def _run(path: Path, session: Any, name: str, pixels: Array, batch: int) -> Array:
+    count = len(pixels)
+    if count < batch and session.get_inputs()[0].shape[0] == batch:  # a model of fixed batch wants full ones
+        pixels = np.concatenate([pixels, np.repeat(pixels[-1:], batch - count, axis=0)])
+    try:
+        (logits, *_) = session.run(None, {name: pixels})
+    except Exception as error:  # as above
+        raise BadInput(f"{path}: onnxruntime cannot run it on images of shape {pixels.shape} ({error})") from error
+    return np.asarray(logits)[:count]

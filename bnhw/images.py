@@ -1,0 +1,121 @@
+"""Image files: what can be read, and checked before it is used.
+
+`.npz` with `images` (uint8, (N, H, W, C) or (N, H, W)) and optionally `labels`, or `.npy` with the images alone.
+No pickled object is ever loaded.
+"""
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnhw.errors import BadInput
+
+Array = NDArray[Any]
+
+MAX_IMAGE_BYTES = 8 << 30
+"""No image file is read that unpacks to more than 8 GiB."""
+
+IMAGE_KEYS = ("images", "test_images")
+LABEL_KEYS = ("labels", "test_labels")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Images:
+    """Pixels uint8 (N, H, W, C) or (N, H, W) and, where the file has them, labels int64 (N,)."""
+
+    pixels: Array
+    labels: Array | None
+
+    def part(self, skip: int, limit: int | None) -> "Images":
+        """At most `limit` images behind the first `skip`."""
+        chosen = slice(skip, None if limit is None else skip + limit)
+        return Images(pixels=self.pixels[chosen], labels=None if self.labels is None else self.labels[chosen])
+
+    def with_labels(self, labels: Array) -> "Images":
+        """The same images with other labels."""
+        return Images(pixels=self.pixels, labels=labels)
+
+
+def read_images(path: Path) -> Images:
+    """Read images and labels.
+
+    Raises BadInput, naming the file, what was found and what was expected, for a missing or damaged file,
+    another kind of file, pickled objects, and pixels that are not uint8.
+    """
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file; images are expected as .npz (images, labels) or .npy")
+    if path.suffix == ".npz":
+        arrays = _read_npz(path)
+        pixels = _named(arrays, IMAGE_KEYS)
+        if pixels is None:
+            raise BadInput(f"{path}: has no array {IMAGE_KEYS[0]!r}; save it with numpy.savez(path, images=...)")
+        labels = _named(arrays, LABEL_KEYS)
+    elif path.suffix == ".npy":
+        pixels, labels = _load_array(path), None
+    else:
+        raise BadInput(f"{path}: images are read from .npz (images, labels) or .npy, not from {path.suffix!r} files")
+    return Images(pixels=_check_pixels(path, pixels), labels=_check_labels(path, labels, len(pixels)))
+
+
+def read_labels(path: Path, count: int) -> Array:
+    """Labels from a `.npy` or `.npz` of their own; int64 (count,). Errors as in `read_images`."""
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file; labels are expected as .npy or .npz (labels)")
+    found = _named(_read_npz(path), LABEL_KEYS) if path.suffix == ".npz" else _load_array(path)
+    labels = _check_labels(path, found, count)
+    if labels is None:
+        raise BadInput(f"{path}: has no array {LABEL_KEYS[0]!r}")
+    return labels
+
+
+def _read_npz(path: Path) -> dict[str, Array]:
+    """The arrays of images and labels only; sizes are checked before anything is unpacked."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > MAX_IMAGE_BYTES:
+            raise BadInput(f"{path}: unpacks to {unpacked} bytes, at most {MAX_IMAGE_BYTES} are read; split the file")
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files if name in (*IMAGE_KEYS, *LABEL_KEYS)}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise BadInput(f"{path}: not a readable .npz file ({error}); save it with numpy.savez") from error
+
+
+def _load_array(path: Path) -> Array:
+    try:
+        loaded: Array = np.load(path, allow_pickle=False, mmap_mode="r")
+        if loaded.nbytes > MAX_IMAGE_BYTES:
+            raise BadInput(f"{path}: holds {loaded.nbytes} bytes, at most {MAX_IMAGE_BYTES} are read; split the file")
+        return np.array(loaded)
+    except (OSError, ValueError, EOFError) as error:
+        raise BadInput(f"{path}: not a readable .npy file ({error}); save it with numpy.save") from error
+
+
+def _named(arrays: dict[str, Array], keys: tuple[str, ...]) -> Array | None:
+    return next((arrays[key] for key in keys if key in arrays), None)
+
+
+def _check_pixels(path: Path, pixels: Array) -> Array:
+    if pixels.dtype != np.uint8:
+        span = f", {pixels.min()} to {pixels.max()}" if pixels.size and pixels.dtype.kind in "iuf" else ""
+        raise BadInput(
+            f"{path}: images are {pixels.dtype}{span}; uint8 pixels 0..255 are expected, as they come from the camera "
+            "(the network contains the normalisation)"
+        )
+    if pixels.ndim not in (3, 4) or not pixels.size:
+        raise BadInput(f"{path}: images have the shape {pixels.shape}; (N, H, W, C) or (N, H, W) is expected")
+    return pixels
+
+
+def _check_labels(path: Path, labels: Array | None, count: int) -> Array | None:
+    if labels is None:
+        return None
+    if labels.dtype.kind not in "iu" or labels.shape != (count,):
+        raise BadInput(
+            f"{path}: labels are {labels.dtype} of shape {labels.shape}; {count} integers are expected, one an image"
+        )
+    return labels.astype(np.int64)

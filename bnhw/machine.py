@@ -1,0 +1,238 @@
+"""Bit-exact execution of integer programs; no clock and no energy here.
+
+A `Machine` is a program made ready for one set of kernels. Every instruction is executed as NUMERICS defines
+it; which kernels do it changes the time and nothing else.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnhw.errors import BadInput
+from bnhw.kernels.packing import pack_bits
+from bnhw.kernels.select import KernelSet, kernel_set
+from bnhw.kernels.types import BinaryWeights, Coding, Geometry, IntegerWeights, PreparedConvolution
+from bnhw.ops import Window
+from bnhw.program import (
+    AddSaturating,
+    Convolve,
+    Instruction,
+    Join,
+    LookUp,
+    PadChannels,
+    PoolMaximum,
+    PoolSum,
+    Program,
+    Requantise,
+    SumGlobal,
+    Tensor,
+)
+
+Array = NDArray[Any]
+
+CHUNK_BYTES = 64 << 20
+"""Images are executed in chunks whose largest tensor takes about this much, so memory does not grow with them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What `run` returns.
+
+    logits: int64 (images, classes); real logits are `scale * logits`. saturations: by instruction, how many
+    sums of residual additions were clamped. kernels: by instruction, the kernel that ran it. seconds: wall time
+    of the execution without preparation.
+    """
+
+    logits: Array
+    scale: float
+    saturations: Mapping[str, int]
+    kernels: Mapping[str, str]
+    seconds: float
+
+    @property
+    def predictions(self) -> Array:
+        """The class of each image, int64 (images,); the lowest number wins a tie."""
+        return np.asarray(self.logits.argmax(axis=1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One executed instruction: its result (images, height, width, channels) and the saturated sums."""
+
+    instruction: Instruction
+    value: Array
+    saturations: int
+
+
+class Machine:
+    """A program ready to run with one of `bnhw.kernels.select.KERNEL_CHOICES`.
+
+    Raises BadInput for an unknown choice, or one that this machine or program cannot have.
+    """
+
+    def __init__(self, program: Program, kernels: str = "auto") -> None:
+        self.program = program
+        try:
+            self.kernel_set: KernelSet = kernel_set(kernels)
+            self.convolutions: Mapping[str, PreparedConvolution] = {
+                instruction.output: self._prepare(instruction)
+                for instruction in program.instructions
+                if isinstance(instruction, Convolve)
+            }
+        except ValueError as error:
+            raise BadInput(f"kernels {kernels!r}: {error}") from error
+
+    def _prepare(self, instruction: Convolve) -> PreparedConvolution:
+        weights = self.program.weights_of(instruction)
+        packed: BinaryWeights | IntegerWeights
+        if instruction.weight_bits == 1:
+            packed = BinaryWeights(words=pack_bits(weights > 0), channels_per_group=weights.shape[3])
+        else:
+            packed = IntegerWeights(values=weights)
+        source = self.program.tensor[instruction.inputs[0]]
+        coding = Coding(
+            bits=source.dtype.bits,
+            signed=source.dtype.signed,
+            zero_point=source.zero_point,
+            bipolar=source.bipolar,
+        )
+        geometry = _geometry(instruction.window, instruction.groups)
+        return self.kernel_set.prepare_convolution(packed, geometry, coding)
+
+    def steps(self, images: Array) -> Iterator[Step]:
+        """Execute `images` (uint8, (images, height, width, channels)) and yield every instruction's result."""
+        dtype = np.int64 if self.kernel_set.choice == "reference" else np.int32
+        values: dict[str, Array] = {self.program.input: images.astype(dtype)}
+        for position, instruction in enumerate(self.program.instructions):
+            value, saturations = self._execute(instruction, [values[name] for name in instruction.inputs])
+            yield Step(instruction=instruction, value=value, saturations=saturations)
+            values[instruction.output] = value
+            for name in set(instruction.inputs):
+                if self.program.last_uses[name] == position:
+                    del values[name]
+
+    def _execute(self, instruction: Instruction, inputs: list[Array]) -> tuple[Array, int]:
+        program, kernels = self.program, self.kernel_set
+        zero_point = program.tensor[instruction.inputs[0]].zero_point
+        match instruction:
+            case Convolve():
+                return self.convolutions[instruction.output](inputs[0]), 0
+            case Requantise():
+                return self._requantise(instruction, inputs[0]), 0
+            case LookUp(table=table):
+                return kernels.lookup(inputs[0], program.constants[table]), 0
+            case AddSaturating(low=low, high=high):
+                return kernels.add(inputs[0], inputs[1], low, high)
+            case PoolSum(window=window):
+                return kernels.sum_pool(inputs[0], _geometry(window), zero_point), 0
+            case PoolMaximum(window=window):
+                return kernels.max_pool(inputs[0], _geometry(window)), 0
+            case PadChannels(before=before, after=after):
+                return kernels.pad_channels(inputs[0], before, after, zero_point), 0
+            case Join():
+                return kernels.concatenate(inputs), 0
+            case SumGlobal():
+                return kernels.global_sum(inputs[0], zero_point), 0
+        raise AssertionError(f"no execution for {instruction.kind}")
+
+    def _requantise(self, instruction: Requantise, acc: Array) -> Array:
+        constants = self.program.constants
+        offset, shift = constants[instruction.offset], constants[instruction.shift]
+        multiplier = constants[instruction.multiplier] if instruction.multiplier else np.ones_like(offset)
+        classes = constants[instruction.position_classes] if instruction.position_classes else None
+        return self.kernel_set.requantise(
+            acc, multiplier, offset, shift, classes, instruction.low, instruction.high
+        )
+
+    def run(
+        self, images: Array, *, threads: int = 1, progress: Callable[[int], None] | None = None
+    ) -> Result:
+        """Execute a batch of images.
+
+        images: uint8 (images, height, width, channels), or (images, height, width) for one channel. threads:
+        images are split over so many worker threads. progress: called with the number of images done.
+        Raises BadInput where the images do not fit the program.
+        """
+        batch = fit_images(self.program, images)
+        if threads < 1:
+            raise BadInput(f"threads is {threads}; at least 1 is needed")
+        chunks = self._chunks(len(batch), threads)
+        logits = np.zeros((len(batch), self.program.tensor[self.program.output].shape[2]), np.int64)
+        saturations: dict[str, int] = {}
+        start = time.perf_counter()
+        done = 0
+        with ThreadPoolExecutor(max_workers=threads) as pool:
+            for chunk, (values, clamped) in zip(
+                chunks, pool.map(lambda part: self._run_chunk(batch[part]), chunks), strict=True
+            ):
+                logits[chunk] = values
+                for name, count in clamped.items():
+                    saturations[name] = saturations.get(name, 0) + count
+                done += len(values)
+                if progress is not None:
+                    progress(done)
+        return Result(
+            logits=logits,
+            scale=self.program.tensor[self.program.output].scale,
+            saturations=saturations,
+            kernels={name: prepared.kernel for name, prepared in self.convolutions.items()},
+            seconds=time.perf_counter() - start,
+        )
+
+    def _chunks(self, images: int, threads: int) -> list[slice]:
+        largest = 8 * max(tensor.size for tensor in self.program.tensors)
+        size = max(1, min(CHUNK_BYTES // largest, -(-images // threads)))
+        return [slice(start, start + size) for start in range(0, images, size)]
+
+    def _run_chunk(self, images: Array) -> tuple[Array, Mapping[str, int]]:
+        saturations: dict[str, int] = {}
+        value = images
+        output = self.program.output
+        for step in self.steps(images):
+            if step.instruction.output == output:
+                value = step.value
+            if isinstance(step.instruction, AddSaturating):
+                saturations[step.instruction.output] = step.saturations
+        return value.reshape(len(images), -1).astype(np.int64), saturations
+
+
+def _geometry(window: Window, groups: int = 1) -> Geometry:
+    return Geometry(kernel=window.kernel, stride=window.stride, pads=window.pads, groups=groups)
+
+
+def image_tensor(program: Program) -> Tensor:
+    """The tensor that images are."""
+    return program.tensor[program.input]
+
+
+def fit_images(program: Program, images: Array) -> Array:
+    """`images` as uint8 (images, height, width, channels) of the program's size.
+
+    Raises BadInput, naming what was found and expected, on any other shape, type or range.
+    """
+    expected = image_tensor(program).shape
+    if images.ndim == 3 and expected[2] == 1:
+        images = images[..., None]
+    if images.dtype != np.uint8:
+        raise BadInput(
+            f"images are {images.dtype}; uint8 pixels 0..255 are expected. The program contains the normalisation: "
+            "hand over the raw pixels"
+        )
+    if images.ndim != 4 or images.shape[1:] != expected:
+        raise BadInput(
+            f"images have the shape {images.shape}; expected (images, height, width, channels) = "
+            f"(N, {', '.join(map(str, expected))})"
+            + (", the order of the axes is another" if _is_channels_first(images, expected) else "")
+        )
+    if not len(images):
+        raise BadInput("there are no images: the first axis has length 0")
+    return images
+
+
+def _is_channels_first(images: Array, expected: tuple[int, int, int]) -> bool:
+    return images.ndim == 4 and images.shape[1:] == (expected[2], expected[0], expected[1])

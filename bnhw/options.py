@@ -1,0 +1,83 @@
+"""What a user may choose when a model is compiled."""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Self
+
+from bnhw.errors import BadInput
+
+
+class RequantiseMode(Enum):
+    """The rule by which accumulators become codes (NUMERICS, section 3)."""
+
+    SHIFT = "shift"
+    MULTIPLY = "multiply"
+
+
+DEFAULT_MULTIPLIER_BITS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requantisation:
+    """A mode and, for `multiply`, the width of the signed multipliers in bits (2..24)."""
+
+    mode: RequantiseMode
+    multiplier_bits: int = DEFAULT_MULTIPLIER_BITS
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `shift`, `multiply` or `multiply:M`; raises BadInput that lists what is allowed."""
+        name, _, number = text.partition(":")
+        allowed = "shift, multiply or multiply:M with M of 2..24 bits"
+        try:
+            mode = RequantiseMode(name)
+        except ValueError:
+            raise BadInput(f"requantise mode {text!r} is not available; choose {allowed}") from None
+        if not number and ":" not in text:
+            return cls(mode=mode)
+        if mode is not RequantiseMode.MULTIPLY or not number.isdecimal() or not 2 <= int(number) <= 24:
+            raise BadInput(f"requantise mode {text!r} is not available; choose {allowed}")
+        return cls(mode=mode, multiplier_bits=int(number))
+
+    def __str__(self) -> str:
+        return self.mode.value if self.mode is RequantiseMode.SHIFT else f"{self.mode.value}:{self.multiplier_bits}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompileOptions:
+    """Options of `bnhw.compile`.
+
+    act_bits: width of activations read by convolutions, 2..8 bits.
+    weight_bits: width of weights that are not 1-bit, 2..8 bits.
+    input_bits: width of the normalised image behind its lookup, 2..12 bits. Pixels have 8 bits, but each colour has
+        a gain of its own: at 8 bits a common scale loses more than all other layers together.
+    residual_bits: width of the residual stream, 8..24 bits.
+    requantise: `shift`, `multiply` or `multiply:M`.
+    input_mean, input_std: the model reads (pixel - mean) / std instead of raw pixels 0..255; one number, or
+        one a colour. A model trained on pixels divided by 255 has mean 0 and std 255.
+
+    Raises BadInput when a number is out of its range.
+    """
+
+    act_bits: int = 8
+    weight_bits: int = 8
+    input_bits: int = 10
+    residual_bits: int = 16
+    requantise: str = f"multiply:{DEFAULT_MULTIPLIER_BITS}"
+    input_mean: tuple[float, ...] = (0.0,)
+    input_std: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        ranges = {"act_bits": (2, 8), "weight_bits": (2, 8), "input_bits": (2, 12), "residual_bits": (8, 24)}
+        for name, (low, high) in ranges.items():
+            found = getattr(self, name)
+            if not low <= found <= high:
+                raise BadInput(f"{name} is {found}; {low} to {high} bits are allowed")
+        if not all(std > 0 for std in self.input_std) or not self.input_std or not self.input_mean:
+            raise BadInput(f"input_std is {self.input_std}; positive numbers are expected, one or one a colour")
+        Requantisation.parse(self.requantise)
+
+    @property
+    def requantisation(self) -> Requantisation:
+        """The parsed requantise mode."""
+        return Requantisation.parse(self.requantise)

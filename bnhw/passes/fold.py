@@ -1,0 +1,181 @@
+"""Constants meet: every chain of scales and shifts becomes one Affine, as late as it can stand.
+
+A batch norm, a bias, a temperature, a weight scale are all Affine nodes. Cases, applied until none is left:
+1. Affine of Affine: one Affine, computed in float64.
+2. Clamp of Clamp: one Clamp.
+3. Affine of a Clamp, with one positive scale and one shift for all channels: they change places.
+4. Average or global average pool of an Affine: the pool first. Not when padding counts and the shift is not 0.
+5. Max pool of an Affine with positive scales: the pool first.
+6. Convolution of an Affine that is one positive factor for all channels: the convolution first.
+7. 1-bit or k-bit convolution read only by an Affine: channels with a negative scale negate their weights.
+8. Affine and Clamp nodes that change nothing are dropped.
+What is refused elsewhere stays: an Affine before a zero-padded convolution with a shift is not folded into it,
+because the padding comes after it (the border would be wrong).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bnhw.graph import Graph, Node, remove_dead, rename_inputs, unique_name
+from bnhw.ops import Affine, AveragePool, Clamp, Convolution, GlobalAveragePool, MaxPool, freeze
+
+Rewrite = Callable[[Graph, Node], Graph | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoldConstants:
+    """See the module's list of cases."""
+
+    def run(self, graph: Graph) -> Graph:
+        """Apply the cases until none applies."""
+        while (better := _first_rewrite(graph)) is not None:
+            graph = remove_dead(better)
+        return graph
+
+
+def _first_rewrite(graph: Graph) -> Graph | None:
+    for node in graph.nodes:
+        for rewrite in REWRITES:
+            result = rewrite(graph, node)
+            if result is not None:
+                return result
+    return None
+
+
+def _substitute(graph: Graph, node: Node, *replacement: Node) -> Graph:
+    """`node` replaced by nodes of which the last makes the same value."""
+    nodes: list[Node] = []
+    for existing in graph.nodes:
+        nodes.extend(replacement if existing is node else (existing,))
+    return graph.with_nodes(nodes)
+
+
+def _source(graph: Graph, node: Node) -> Node | None:
+    return graph.producers.get(node.inputs[0])
+
+
+def _merge_affines(graph: Graph, node: Node) -> Graph | None:
+    source = _source(graph, node)
+    match (node.attributes, source and source.attributes):
+        case (Affine() as outer, Affine() as inner):
+            assert source is not None
+            merged = Affine(
+                scale=freeze(inner.scale * outer.scale), shift=freeze(inner.shift * outer.scale + outer.shift)
+            )
+            return _substitute(graph, node, replace(node, inputs=source.inputs, attributes=merged))
+    return None
+
+
+def _merge_clamps(graph: Graph, node: Node) -> Graph | None:
+    source = _source(graph, node)
+    match (node.attributes, source and source.attributes):
+        case (Clamp() as outer, Clamp() as inner):
+            assert source is not None
+            low, high = (float(np.clip(bound, outer.low, outer.high)) for bound in (inner.low, inner.high))
+            if low < high:
+                return _substitute(
+                    graph, node, replace(node, inputs=source.inputs, attributes=Clamp(low=low, high=high))
+                )
+    return None
+
+
+def _is_uniform(affine: Affine) -> bool:
+    return bool((affine.scale == affine.scale[0]).all() and (affine.shift == affine.shift[0]).all())
+
+
+def _swap(graph: Graph, outer: Node, inner: Node, first: Node, second: Node) -> Graph:
+    """outer(inner(x)) becomes second(first(x)); `inner` stays for its other readers."""
+    fresh = unique_name(f"{outer.output}/{inner.op.lower()}", {node.output for node in graph.nodes})
+    return _substitute(
+        graph,
+        outer,
+        replace(first, name=fresh, output=fresh, inputs=inner.inputs),
+        replace(second, name=outer.name, output=outer.output, inputs=(fresh,)),
+    )
+
+
+def _affine_before_clamp(graph: Graph, node: Node) -> Graph | None:
+    source = _source(graph, node)
+    match (node.attributes, source and source.attributes):
+        case (Affine() as affine, Clamp() as clamp) if _is_uniform(affine) and affine.scale[0] > 0:
+            assert source is not None
+            scale, shift = float(affine.scale[0]), float(affine.shift[0])
+            bounds = Clamp(low=clamp.low * scale + shift, high=clamp.high * scale + shift)
+            return _swap(graph, node, source, node, replace(source, attributes=bounds))
+    return None
+
+
+def _pool_before_affine(graph: Graph, node: Node) -> Graph | None:
+    source = _source(graph, node)
+    if source is None or not isinstance(source.attributes, Affine):
+        return None
+    affine = source.attributes
+    match node.attributes:
+        case GlobalAveragePool():
+            movable = True
+        case AveragePool(count_padding=counts):
+            movable = not (counts and affine.shift.any())
+        case MaxPool():
+            movable = bool((affine.scale > 0).all())
+        case Convolution():
+            return _convolution_before_factor(graph, node, source)
+        case _:
+            movable = False
+    return _swap(graph, node, source, node, source) if movable else None
+
+
+def _convolution_before_factor(graph: Graph, node: Node, source: Node) -> Graph | None:
+    affine, convolution = source.attributes, node.attributes
+    assert isinstance(affine, Affine)
+    assert isinstance(convolution, Convolution)
+    if affine.shift.any() or not _is_uniform(affine) or affine.scale[0] <= 0:
+        return None
+    channels = convolution.weights.shape[0]
+    factor = Affine(scale=freeze(np.full(channels, affine.scale[0])), shift=freeze(np.zeros(channels)))
+    return _swap(graph, node, source, node, replace(source, attributes=factor))
+
+
+def _negate_weights(graph: Graph, node: Node) -> Graph | None:
+    source = _source(graph, node)
+    match (node.attributes, source and source.attributes):
+        case (Affine() as affine, Convolution(weight_bits=int()) as convolution) if (affine.scale < 0).any():
+            assert source is not None
+            if graph.sole_consumer(source.output) is not node:
+                return None
+            sign = np.where(affine.scale < 0, -1, 1).astype(np.int8)
+            weights = freeze(convolution.weights * sign[:, None, None, None])
+            nodes = (
+                replace(existing, attributes=replace(convolution, weights=weights))
+                if existing is source
+                else replace(existing, attributes=replace(affine, scale=freeze(np.abs(affine.scale))))
+                if existing is node
+                else existing
+                for existing in graph.nodes
+            )
+            return graph.with_nodes(nodes)
+    return None
+
+
+def _drop_identity(graph: Graph, node: Node) -> Graph | None:
+    match node.attributes:
+        case Affine(scale=scale, shift=shift) if (scale == 1).all() and not shift.any():
+            pass
+        case Clamp(low=low, high=high) if low == -np.inf and high == np.inf:
+            pass
+        case _:
+            return None
+    names = {node.output: node.inputs[0]}
+    nodes = rename_inputs((other for other in graph.nodes if other is not node), names)
+    return graph.with_nodes(nodes, outputs=tuple(names.get(name, name) for name in graph.outputs))
+
+
+REWRITES: tuple[Rewrite, ...] = (
+    _drop_identity,
+    _merge_affines,
+    _merge_clamps,
+    _affine_before_clamp,
+    _pool_before_affine,
+    _negate_weights,
+)

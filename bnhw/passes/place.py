@@ -1,0 +1,243 @@
+"""Where codes are needed: QuantisePoint nodes, before any range is known.
+
+A value is *exact* when integers hold it without rounding (a convolution of codes, a sum of codes), *coded* behind
+a QuantisePoint, and *pointwise* when it is an exact or coded value changed channel by channel (Affine, Clamp,
+Sign, an average whose divisor differs at the border). Cases:
+1. Operands of a residual Add get RESIDUAL points; all Adds that feed each other, also through zero-channel padding
+   and max pooling, form one group with one scale. Everything else that reads such a value reads its codes.
+2. Inputs of convolutions get ACTIVATION points, INPUT points where only pointwise nodes stand between them and
+   the image; none where the image itself, already codes, is read.
+3. Inputs of pools and concatenations get ACTIVATION points if they are pointwise; concatenated values share a
+   group.
+4. A pointwise chain is Affine, then Clamp or Sign; whatever is longer gets an ACTIVATION point in between.
+5. The output gets a LOGITS point unless it is exact up to one factor for all classes, which becomes the scale of
+   the logits and costs nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from bnhw.graph import Graph, Node, Shape, rename_inputs, unique_name
+from bnhw.ops import (
+    Add,
+    Affine,
+    AveragePool,
+    ChannelPad,
+    Clamp,
+    Concatenate,
+    Convolution,
+    MaxPool,
+    QuantisePoint,
+    Role,
+    Sign,
+    pool_divisors,
+)
+from bnhw.verify import check_graph
+
+
+class State(Enum):
+    """How far a value is from being codes; the order of a pointwise chain."""
+
+    CODED = 0
+    EXACT = 1
+    DIVIDED = 2
+    SCALED = 3
+    CLAMPED = 4
+    BIPOLAR = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaceQuantisePoints:
+    """See the module's list of cases."""
+
+    def run(self, graph: Graph) -> Graph:
+        """The graph with points, and every reader of codes reading them."""
+        placer = _Placer(_place_residual_points(graph))
+        for node in placer.source.nodes:
+            placer.visit(node)
+        placer.finish_output()
+        return placer.source.with_nodes(placer.nodes, outputs=tuple(placer.outputs))
+
+
+def _place_residual_points(graph: Graph) -> Graph:
+    groups = _residual_groups(graph)
+    points: dict[tuple[str, int], str] = {}
+    nodes = list(graph.nodes)
+    for node in graph.nodes:
+        if not isinstance(node.attributes, Add):
+            continue
+        group = groups[node.output]
+        for operand in node.inputs:
+            value = _through_transparent(graph, operand)
+            if value in groups or (value, group) in points:
+                continue
+            name = unique_name(f"{value}/residual", (existing.output for existing in nodes))
+            points[value, group] = name
+            point = Node(
+                name=name,
+                inputs=(value,),
+                output=name,
+                attributes=QuantisePoint(role=Role.RESIDUAL, group=group),
+                source=graph.producers[value].source if value in graph.producers else "",
+            )
+            nodes = _insert_after(nodes, value, point)
+    return graph.with_nodes(nodes)
+
+
+def _insert_after(nodes: list[Node], value: str, point: Node) -> list[Node]:
+    """`point` right behind the producer of `value`, and every other reader redirected to it."""
+    at = next((i + 1 for i, node in enumerate(nodes) if node.output == value), 0)
+    readers = rename_inputs(nodes[at:], {value: point.output})
+    return [*nodes[:at], point, *readers]
+
+
+def _through_transparent(graph: Graph, value: str) -> str:
+    """The value behind zero-channel padding and max pooling, which leave codes as they are."""
+    while (node := graph.producers.get(value)) is not None and isinstance(node.attributes, ChannelPad | MaxPool):
+        value = node.inputs[0]
+    return value
+
+
+def _residual_groups(graph: Graph) -> Mapping[str, int]:
+    """The group of each Add's output; Adds that feed each other share one."""
+    groups: dict[str, int] = {}
+    for node in graph.nodes:
+        if not isinstance(node.attributes, Add):
+            continue
+        joined = {groups[v] for v in (_through_transparent(graph, name) for name in node.inputs) if v in groups}
+        group = min(joined, default=len(groups))
+        groups = {value: group if old in joined else old for value, old in groups.items()}
+        groups[node.output] = group
+    return groups
+
+
+class _Placer:
+    """Walks the graph once; `state` of every value so far, `nodes` of the result."""
+
+    def __init__(self, source: Graph) -> None:
+        self.source = source
+        self.shapes: Mapping[str, Shape] = check_graph(source)
+        self.nodes: list[Node] = []
+        self.outputs = list(source.outputs)
+        self.states: dict[str, State] = {value.name: State.EXACT for value in source.inputs}
+        self.roles: dict[str, Role] = {}
+        self.from_image: set[str] = {value.name for value in source.inputs}
+        self.points: dict[tuple[str, int | None], str] = {}
+        existing = [n.attributes.group for n in source.nodes if isinstance(n.attributes, QuantisePoint)]
+        self.next_group = max(existing, default=-1) + 1
+
+    def visit(self, node: Node) -> None:
+        """Append `node`, with points in front of it where it needs codes."""
+        match node.attributes:
+            case Convolution():
+                node = replace(node, inputs=(self.activation_codes(node.inputs[0], node),))
+                state = State.EXACT
+            case Concatenate():
+                group = self.new_group()
+                node = replace(node, inputs=tuple(self.codes(name, node, group=group) for name in node.inputs))
+                state = State.CODED
+            case Affine():
+                state = State.SCALED
+                node = self.extend_chain(node, State.DIVIDED)
+            case Clamp() | Sign():
+                state = State.BIPOLAR if isinstance(node.attributes, Sign) else State.CLAMPED
+                node = self.extend_chain(node, State.SCALED)
+            case QuantisePoint():
+                node = self.extend_chain(node, State.CLAMPED)
+                state = State.CODED
+                self.roles[node.output] = node.attributes.role
+            case _:
+                node = self.exact_inputs(node)
+                state = self.state_of_sum(node)
+        if not isinstance(node.attributes, Convolution) and set(node.inputs) <= self.from_image:
+            self.from_image.add(node.output)
+        self.states[node.output] = state
+        self.nodes.append(node)
+
+    def exact_inputs(self, node: Node) -> Node:
+        """`node` reading codes or exact sums only."""
+        inputs = tuple(
+            name if self.states[name] in (State.CODED, State.EXACT) else self.codes(name, node)
+            for name in node.inputs
+        )
+        return replace(node, inputs=inputs)
+
+    def state_of_sum(self, node: Node) -> State:
+        """The state of a pool, an addition or a padded value."""
+        source = node.inputs[0]
+        match node.attributes:
+            case AveragePool(window=window, count_padding=counts):
+                _, height, width = self.shapes[self.original(source)]
+                divisors = pool_divisors(window, height, width, count_padding=counts)
+                return State.EXACT if (divisors == divisors[0, 0]).all() else State.DIVIDED
+            case ChannelPad() | MaxPool():
+                if source in self.roles:
+                    self.roles[node.output] = self.roles[source]
+                return self.states[source]
+        return State.EXACT
+
+    def original(self, value: str) -> str:
+        """A value of the source graph with the shape of `value` (a point has the shape of what it reads)."""
+        while value not in self.shapes:
+            value = next(node.inputs[0] for node in self.nodes if node.output == value)
+        return value
+
+    def extend_chain(self, node: Node, latest: State) -> Node:
+        """`node` behind a chain that has come to `latest` at most, else behind a new point (case 4)."""
+        source = node.inputs[0]
+        if self.states[source].value <= latest.value:
+            return node
+        return replace(node, inputs=(self.codes(source, node),))
+
+    def activation_codes(self, value: str, reader: Node) -> str:
+        """Codes of activation width for a convolution (case 2)."""
+        is_image = value == self.source.inputs[0].name
+        if is_image or self.roles.get(value) in (Role.ACTIVATION, Role.INPUT):
+            return value
+        return self.codes(value, reader)
+
+    def codes(self, value: str, reader: Node, *, group: int | None = None) -> str:
+        """The point behind `value`; made if there is none yet."""
+        if (value, group) in self.points:
+            return self.points[value, group]
+        role = Role.INPUT if value in self.from_image else Role.ACTIVATION
+        return self.insert(value, role, self.new_group() if group is None else group, key=group)
+
+    def insert(self, value: str, role: Role, group: int, *, key: int | None = None) -> str:
+        """Append a point that reads `value`; returns its name."""
+        name = unique_name(f"{value}/{role.value}", (*self.states, *(n.output for n in self.source.nodes)))
+        producer = self.source.producers.get(value)
+        self.nodes.append(
+            Node(
+                name=name,
+                inputs=(value,),
+                output=name,
+                attributes=QuantisePoint(role=role, group=group),
+                source=producer.source if producer else "",
+            )
+        )
+        self.states[name] = State.CODED
+        self.roles[name] = role
+        self.points[value, key] = name
+        return name
+
+    def new_group(self) -> int:
+        """A group of its own."""
+        self.next_group += 1
+        return self.next_group - 1
+
+    def finish_output(self) -> None:
+        """Case 5."""
+        (value,) = self.outputs
+        if self.states[value] is State.EXACT or (self.states[value] is State.CODED and value in self.roles):
+            return
+        made = {node.output: node for node in self.nodes}
+        node = made[value]
+        if isinstance(node.attributes, Affine) and self.states[node.inputs[0]] is not State.DIVIDED:
+            affine = node.attributes
+            if (affine.scale == affine.scale[0]).all() and affine.scale[0] > 0 and not affine.shift.any():
+                return
+        if self.states[value] is State.BIPOLAR:
+            value = self.codes(value, node)
+        self.outputs = [self.insert(value, Role.LOGITS, self.new_group())]

@@ -1,0 +1,187 @@
+"""Ranges become scales: every QuantisePoint turns into a Quantise with width, scale and zero point.
+
+Cases, by what stands before the point:
+1. Sign: one bipolar bit.
+2. RESIDUAL group: signed, symmetric, with room for sums that calibration has not seen.
+3. Values that cannot be negative (ReLU): unsigned, zero point 0.
+4. Clamp with a negative floor (shifted ReLU): unsigned with scale = -floor / zero point, so that code 0 is the
+   floor and the clamp costs nothing.
+5. Anything else: signed, symmetric, zero point 0.
+Where a power-of-two ratio to the integer behind the point is wanted (mode `shift`; logits that differ by one
+factor only), the scale is the smallest such multiple that holds the range.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from bnhw.dtypes import IntegerType, Quantisation
+from bnhw.errors import PassFailed
+from bnhw.graph import Graph, Node, Shape
+from bnhw.ops import (
+    Add,
+    Affine,
+    AveragePool,
+    ChannelPad,
+    Clamp,
+    Concatenate,
+    Convolution,
+    GlobalAveragePool,
+    MaxPool,
+    Quantise,
+    QuantisePoint,
+    Role,
+    Sign,
+    pool_divisors,
+)
+from bnhw.options import CompileOptions, RequantiseMode
+from bnhw.passes.calibrate import Range, Ranges
+from bnhw.verify import check_graph
+
+RESIDUAL_HEADROOM = 1.25
+"""A sum on an unseen image may leave the calibrated range; at 16 bits a third of a bit is cheap for that."""
+
+LOGIT_BITS = 24
+LOGIT_HEADROOM = 4.0
+"""Logits leave the chip as they are; two more bits cost nothing there and a clipped logit is a wrong class."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChooseScales:
+    """See the module's list of cases. `ranges` come from `observe_ranges` of the same graph."""
+
+    ranges: Ranges
+    options: CompileOptions
+
+    def run(self, graph: Graph) -> Graph:
+        """Replace every QuantisePoint by a Quantise."""
+        shapes = check_graph(graph)
+        chosen: dict[int, Quantisation] = {}
+        steps: dict[str, float | None] = {value.name: 1.0 for value in graph.inputs}
+        nodes: list[Node] = []
+        for node in graph.nodes:
+            if isinstance(node.attributes, QuantisePoint):
+                point = node.attributes
+                if point.group not in chosen:
+                    chosen[point.group] = self.quantisation(graph, node, steps[node.inputs[0]])
+                _require_one_kind(graph, node, chosen[point.group])
+                node = replace(node, attributes=Quantise(role=point.role, quantisation=chosen[point.group]))
+            steps[node.output] = _step(node, steps, shapes)
+            nodes.append(node)
+        return graph.with_nodes(nodes)
+
+    def quantisation(self, graph: Graph, node: Node, step: float | None) -> Quantisation:
+        """The coding behind one point; `step` is the real size of one unit of the integer before it, if uniform."""
+        point = node.attributes
+        assert isinstance(point, QuantisePoint)
+        source = graph.producers.get(node.inputs[0])
+        if source is not None and isinstance(source.attributes, Sign):
+            return Quantisation(dtype=IntegerType(bits=1, signed=False), scale=1.0, bipolar=True)
+        seen = _on_grid(self.ranges[point.group])
+        match point.role:
+            case Role.RESIDUAL:
+                return self.symmetric(self.options.residual_bits, seen, RESIDUAL_HEADROOM, step)
+            case Role.LOGITS:
+                return _logits(seen, step)
+            case Role.INPUT:
+                bits = self.options.input_bits
+            case Role.ACTIVATION:
+                bits = self.options.act_bits
+        floor = source.attributes.low if source is not None and isinstance(source.attributes, Clamp) else -math.inf
+        if seen.low >= 0:
+            dtype = IntegerType(bits=bits, signed=False)
+            return Quantisation(dtype=dtype, scale=self.snapped(_positive(seen.high) / dtype.high, step))
+        if -math.inf < floor < 0:
+            return self.floored(bits, floor, seen, step)
+        return self.symmetric(bits, seen, 1.0, step)
+
+    def symmetric(self, bits: int, seen: Range, headroom: float, step: float | None) -> Quantisation:
+        """Signed codes with zero point 0."""
+        dtype = IntegerType(bits=bits, signed=True)
+        largest = _positive(max(abs(seen.low), abs(seen.high))) * headroom
+        return Quantisation(dtype=dtype, scale=self.snapped(largest / dtype.high, step))
+
+    def floored(self, bits: int, floor: float, seen: Range, step: float | None) -> Quantisation:
+        """Unsigned codes whose code 0 is `floor` (as nearly as an integer zero point allows)."""
+        dtype = IntegerType(bits=bits, signed=False)
+        zero_point = max(1, math.floor(-floor * dtype.high / (max(seen.high, 0.0) - floor)))
+        scale = self.snapped(-floor / zero_point, step)
+        zero_point = min(max(1, round(-floor / scale)), dtype.high)
+        if self.options.requantisation.mode is not RequantiseMode.SHIFT:
+            scale = -floor / zero_point
+        return Quantisation(dtype=dtype, scale=scale, zero_point=zero_point)
+
+    def snapped(self, scale: float, step: float | None) -> float:
+        """In mode `shift`, the smallest power-of-two multiple of `step` that is not below `scale`."""
+        if self.options.requantisation.mode is not RequantiseMode.SHIFT or step is None:
+            return scale
+        return _snap(scale, step, least_exponent=-math.inf)
+
+
+def _on_grid(seen: Range) -> Range:
+    """The range widened to 8 significant bits.
+
+    Calibration sums floats in an order that differs between machines; on this grid the last bits do not matter, so
+    that a model compiles to the same program everywhere.
+    """
+    return Range(low=-_round_up(-seen.low), high=_round_up(seen.high))
+
+
+def _round_up(number: float) -> float:
+    """The nearest number of 8 significant bits that is not smaller by more than float32 rounding."""
+    if number == 0:
+        return 0.0
+    unit = 2.0 ** (math.frexp(number)[1] - 8)
+    return math.ceil(number / unit - 1e-3) * unit
+
+
+def _positive(number: float) -> float:
+    """A usable range for a value that was 0 on every calibration image."""
+    return number if number > 0 else 1.0
+
+
+def _snap(scale: float, step: float, *, least_exponent: float) -> float:
+    tolerance = 1e-9  # a ratio that is a power of two but for float rounding stays one
+    exponent = max(math.ceil(math.log2(scale / step) - tolerance), least_exponent)
+    return step * 2.0**exponent
+
+
+def _logits(seen: Range, step: float | None) -> Quantisation:
+    dtype = IntegerType(bits=LOGIT_BITS, signed=True)
+    scale = _positive(max(abs(seen.low), abs(seen.high))) * LOGIT_HEADROOM / dtype.high
+    if step is not None:  # nothing is gained by logits finer than the integers they come from
+        scale = _snap(scale, step, least_exponent=0)
+    return Quantisation(dtype=dtype, scale=scale)
+
+
+def _require_one_kind(graph: Graph, node: Node, chosen: Quantisation) -> None:
+    source = graph.producers.get(node.inputs[0])
+    is_sign = source is not None and isinstance(source.attributes, Sign)
+    if is_sign != chosen.bipolar:
+        raise PassFailed(
+            f"{node.place}: 1-bit and k-bit activations are concatenated, so that they cannot share a scale; "
+            "concatenate values of one kind"
+        )
+
+
+def _step(node: Node, steps: Mapping[str, float | None], shapes: Mapping[str, Shape]) -> float | None:
+    """The real size of one unit of the integer behind a value, if it is the same for all channels and pixels."""
+    step = steps[node.inputs[0]]
+    match node.attributes:
+        case Quantise(quantisation=quantisation):
+            return quantisation.scale
+        case Affine(scale=scale):
+            uniform = bool((scale == scale[0]).all()) and scale[0] > 0
+            return step * float(scale[0]) if uniform and step is not None else None
+        case AveragePool(window=window, count_padding=counts):
+            _, height, width = shapes[node.inputs[0]]
+            divisors = pool_divisors(window, height, width, count_padding=counts)
+            same = bool((divisors == divisors[0, 0]).all())
+            return step / int(divisors[0, 0]) if same and step is not None else None
+        case GlobalAveragePool():
+            _, height, width = shapes[node.inputs[0]]
+            return step / (height * width) if step is not None else None
+        case Convolution() | Clamp() | Add() | MaxPool() | ChannelPad() | Concatenate():
+            return step
+        case _:
+            return None

@@ -1,0 +1,228 @@
+"""The rules of a well-formed integer program.
+
+A program may come from a file, so nothing about it is trusted: every name, shape, type, bound and constant is
+checked here before any memory for tensors is allocated.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from bnhw.dtypes import MAX_TENSOR_BITS, IntegerType
+from bnhw.errors import InvalidProgram
+from bnhw.ops import Window
+from bnhw.options import RequantiseMode
+from bnhw.program import (
+    AddSaturating,
+    Array,
+    Convolve,
+    Instruction,
+    Join,
+    LookUp,
+    PadChannels,
+    PoolMaximum,
+    PoolSum,
+    Program,
+    Requantise,
+    SumGlobal,
+    Tensor,
+)
+from bnhw.requantise_constants import MAX_SUM
+
+MAX_ELEMENTS = 1 << 28
+"""No tensor of one image has more elements (1 GiB as int32)."""
+
+MAX_WINDOW = 1 << 12
+"""No kernel, stride or pad is larger."""
+
+
+def check_program(program: Program, *, origin: str = "program") -> None:
+    """Raise InvalidProgram with every broken rule; `origin` names the file in the message."""
+    problems = _tensor_problems(program)
+    if not problems:
+        made = {program.input}
+        for number, instruction in enumerate(program.instructions):
+            place = f"instruction {number} ({instruction.kind} -> {instruction.output!r})"
+            problems += [f"{place}: {text}" for text in _instruction_problems(program, instruction, made)]
+            made.add(instruction.output)
+        if program.output not in made:
+            problems.append(f"the output {program.output!r} is made by no instruction")
+    if problems:
+        listing = "\n".join(f"  - {problem}" for problem in problems)
+        raise InvalidProgram(f"{origin} is not a well-formed program:\n{listing}\ncompile the model again")
+
+
+def _tensor_problems(program: Program) -> list[str]:
+    problems = []
+    if len(program.tensor) != len(program.tensors):
+        problems.append("two tensors have one name")
+    for tensor in program.tensors:
+        if min(tensor.shape) < 1 or tensor.size > MAX_ELEMENTS:
+            problems.append(f"tensor {tensor.name!r} has shape {tensor.shape}")
+        if tensor.dtype.bits > MAX_TENSOR_BITS or not tensor.dtype.low <= tensor.zero_point <= tensor.dtype.high:
+            problems.append(f"tensor {tensor.name!r}: {tensor.dtype} with zero point {tensor.zero_point}")
+        if tensor.bipolar and (tensor.dtype != IntegerType(bits=1, signed=False) or tensor.zero_point):
+            problems.append(f"tensor {tensor.name!r} is bipolar with {tensor.dtype}")
+        if not 0 < tensor.scale < np.inf:
+            problems.append(f"tensor {tensor.name!r} has scale {tensor.scale}")
+    names = {program.input, program.output, *(i.output for i in program.instructions)}
+    problems += [f"tensor {name!r} is not described" for name in sorted(names - program.tensor.keys())]
+    if program.input in program.tensor and program.tensor[program.input].dtype != IntegerType(bits=8, signed=False):
+        problems.append("the input is not uint8")
+    return problems
+
+
+def _instruction_problems(program: Program, instruction: Instruction, made: set[str]) -> list[str]:
+    unknown = [name for name in instruction.inputs if name not in made]
+    if unknown:
+        return [f"reads {', '.join(map(repr, unknown))} before it is made"]
+    if instruction.output in made:
+        return ["its result is made twice"]
+    inputs = [program.tensor[name] for name in instruction.inputs]
+    result = program.tensor[instruction.output]
+    if not inputs or (len(inputs) != 1 and not isinstance(instruction, AddSaturating | Join)):
+        return [f"has {len(inputs)} inputs"]
+    missing = [name for name in _constant_names(instruction) if name not in program.constants]
+    if missing:
+        return [f"its constants {', '.join(map(repr, missing))} are missing"]
+    problems = _own_problems(program, instruction, inputs, result)
+    if not problems:
+        expected = _result_shape(instruction, inputs)
+        if expected != result.shape:
+            problems.append(f"its result has shape {result.shape}, expected {expected}")
+    return problems
+
+
+def _constant_names(instruction: Instruction) -> list[str]:
+    match instruction:
+        case LookUp(table=table):
+            return [table]
+        case Convolve(weights=weights):
+            return [weights]
+        case Requantise():
+            names = (instruction.multiplier, instruction.position_classes)
+            return [instruction.offset, instruction.shift, *(name for name in names if name)]
+        case _:
+            return []
+
+
+def _own_problems(
+    program: Program, instruction: Instruction, inputs: Sequence[Tensor], result: Tensor
+) -> list[str]:
+    match instruction:
+        case LookUp():
+            return _look_up_problems(program.constants[instruction.table], inputs[0], result)
+        case Convolve():
+            return _convolve_problems(program, instruction, inputs[0])
+        case Requantise():
+            return _requantise_problems(program, instruction, inputs[0], result)
+        case AddSaturating():
+            return _add_problems(instruction, inputs, result)
+        case PoolSum(window=window) | PoolMaximum(window=window):
+            return _window_problems(window, inputs[0])
+        case PadChannels():
+            return ["pads by a negative number"] if min(instruction.before, instruction.after) < 0 else []
+        case Join():
+            codings = {(t.dtype, t.zero_point, t.bipolar, t.shape[:2]) for t in (*inputs, result)}
+            return [] if len(codings) == 1 else ["joins tensors of different codings or sizes"]
+        case _:
+            return []
+
+
+def _look_up_problems(table: Array, source: Tensor, result: Tensor) -> list[str]:
+    if source.dtype.signed or source.dtype.bits > 12:
+        return [f"looks up {source.dtype} codes; unsigned ones of at most 12 bits are expected"]
+    if table.ndim != 2 or table.shape[0] not in (1, source.shape[2]) or table.shape[1] != source.dtype.high + 1:
+        return [f"its table has shape {table.shape}"]
+    if table.min() < result.dtype.low or table.max() > result.dtype.high:
+        return [f"its table holds numbers outside {result.dtype}"]
+    return []
+
+
+def _convolve_problems(program: Program, convolve: Convolve, source: Tensor) -> list[str]:
+    shape = convolve.weight_shape
+    stored = program.constants[convolve.weights]
+    count = int(np.prod([int(n) for n in shape], dtype=object))
+    if len(shape) != 4 or min(shape) < 1 or not 1 <= convolve.weight_bits <= 8:
+        return [f"weights of shape {shape} with {convolve.weight_bits} bits"]
+    if convolve.weight_bits == 1 and (stored.dtype != np.uint64 or stored.shape != (-(-count // 64),)):
+        return [f"its {count} weight bits are stored as {stored.dtype}{stored.shape}"]
+    if convolve.weight_bits > 1 and (stored.dtype != np.int8 or stored.shape != shape):
+        return [f"its weights {shape} are stored as {stored.dtype}{stored.shape}"]
+    groups = convolve.groups
+    if groups < 1 or shape[0] % groups or shape[3] * groups != source.shape[2]:
+        return [f"weights {shape} in {groups} groups do not fit {source.shape[2]} channels"]
+    if convolve.window.kernel != shape[1:3]:
+        return [f"its window is {convolve.window.kernel}, its weights are {shape[1:3]}"]
+    return _window_problems(convolve.window, source)
+
+
+def _window_problems(window: Window, source: Tensor) -> list[str]:
+    numbers = (*window.kernel, *window.stride)
+    if min(numbers) < 1 or min(window.pads) < 0 or max(*numbers, *window.pads) > MAX_WINDOW:
+        return [f"has the window {window}"]
+    if min(window.output_size(source.shape[0], source.shape[1])) < 1:
+        return [f"its window {window} does not fit {source.shape[:2]}"]
+    return []
+
+
+def _requantise_problems(
+    program: Program, instruction: Requantise, source: Tensor, result: Tensor
+) -> list[str]:
+    offset, shift = (program.constants[name] for name in (instruction.offset, instruction.shift))
+    multiplier = program.constants[instruction.multiplier] if instruction.multiplier else np.ones_like(offset)
+    tables = (multiplier, offset, shift)
+    if any(t.dtype.kind != "i" or t.ndim != 2 or t.shape != offset.shape for t in tables):
+        return ["its constants differ in shape or are not signed integers"]
+    if offset.shape[1] not in (1, source.shape[2]) or not offset.shape[0]:
+        return [f"has constants for {offset.shape[1]} channels, its input has {source.shape[2]}"]
+    if shift.min() < 0 or shift.max() > 62:
+        return [f"shifts by {shift.min()} to {shift.max()}"]
+    bound = max(abs(source.dtype.low), source.dtype.high)
+    largest = max(abs(int(m)) * bound + abs(int(b)) for m, b in zip(multiplier.flat, offset.flat, strict=True))
+    if largest >= MAX_SUM:
+        return ["its sums exceed 63 bits"]
+    if instruction.mode is RequantiseMode.SHIFT and ((multiplier < 0) | (multiplier & (multiplier - 1) != 0)).any():
+        return ["is in mode shift with multipliers that are no powers of two"]
+    classes = program.constants[instruction.position_classes] if instruction.position_classes else None
+    if classes is None and offset.shape[0] != 1:
+        return [f"has {offset.shape[0]} rows of constants and no position classes"]
+    if classes is not None and (
+        classes.shape != source.shape[:2] or classes.dtype.kind not in "iu" or not _within(classes, offset.shape[0])
+    ):
+        return ["its position classes do not fit"]
+    return _bound_problems(instruction.low, instruction.high, result)
+
+
+def _within(classes: Array, rows: int) -> bool:
+    return bool(classes.min() >= 0 and classes.max() < rows)
+
+
+def _bound_problems(low: int, high: int, result: Tensor) -> list[str]:
+    if not result.dtype.low <= low <= high <= result.dtype.high:
+        return [f"clamps to [{low}, {high}], its result is {result.dtype}"]
+    return []
+
+
+def _add_problems(instruction: AddSaturating, inputs: Sequence[Tensor], result: Tensor) -> list[str]:
+    codings = {(t.dtype, t.zero_point, t.bipolar, t.shape) for t in (*inputs, result)}
+    if len(inputs) != 2 or len(codings) != 1 or inputs[0].zero_point or inputs[0].bipolar:
+        return ["adds tensors of different codings or shapes, or with a zero point"]
+    return _bound_problems(instruction.low, instruction.high, result)
+
+
+def _result_shape(instruction: Instruction, inputs: Sequence[Tensor]) -> tuple[int, int, int]:
+    height, width, channels = inputs[0].shape
+    match instruction:
+        case Convolve(window=window, weight_shape=shape):
+            return (*window.output_size(height, width), shape[0])
+        case PoolSum(window=window) | PoolMaximum(window=window):
+            return (*window.output_size(height, width), channels)
+        case PadChannels(before=before, after=after):
+            return height, width, channels + before + after
+        case Join():
+            return height, width, sum(tensor.shape[2] for tensor in inputs)
+        case SumGlobal():
+            return 1, 1, channels
+        case _:
+            return height, width, channels

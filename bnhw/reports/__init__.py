@@ -1,0 +1,1 @@
+"""What people see: reports as values, as JSON and as tables."""

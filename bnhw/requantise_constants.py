@@ -1,0 +1,128 @@
+"""The integers of a requantise step, from real ratios and offsets.
+
+Wanted: q = clamp(floor(ratio * acc + offset)), where `offset` already holds the zero point and the half of
+rounding. Given: q = clamp((acc * M + B) >> S). All arrays have the shape (classes, channels).
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnhw.options import Requantisation, RequantiseMode
+
+Array = NDArray[Any]
+
+MAX_SHIFT = 40
+"""Finer than 2^-40 of a code is never visible for sums of at most 32 bits times multipliers of at most 24."""
+
+MAX_SUM = 1 << 62
+"""No intermediate sum of a requantise step may reach this."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constants:
+    """M, B, S as int64 and the largest relative error of M / 2^S against the wanted ratio."""
+
+    mode: RequantiseMode
+    multiplier: Array
+    offset: Array
+    shift: Array
+    worst_error: float
+
+    @property
+    def uniform(self) -> bool:
+        """Whether one set of constants serves all channels."""
+        tables = (self.multiplier, self.offset, self.shift)
+        return all(bool((table == table[:, :1]).all()) for table in tables)
+
+
+def find_constants(ratio: Array, offset: Array, requantisation: Requantisation) -> Constants:
+    """Constants for the wanted `ratio` and `offset` (float64) under a mode.
+
+    Raises ValueError with the reason when the mode cannot hold them (a negative ratio in mode `shift`, a ratio
+    beyond the multiplier's width).
+    """
+    if requantisation.mode is RequantiseMode.SHIFT:
+        multiplier, shift = _powers_of_two(ratio)
+    else:
+        multiplier, shift = _multipliers(ratio, requantisation.multiplier_bits)
+    rounded = np.floor(offset * np.exp2(shift) + 0.5)
+    if (np.abs(rounded) >= MAX_SUM).any():
+        raise ValueError(f"an offset of {np.abs(offset).max():.3g} codes is beyond 63-bit sums")
+    multiplier, added, shift = _reduced(multiplier, rounded.astype(np.int64), shift)
+    nonzero = ratio != 0
+    errors = np.abs(multiplier[nonzero] / np.exp2(shift[nonzero]) / ratio[nonzero] - 1)
+    wires = (multiplier >= 0) & ((multiplier & (multiplier - 1)) == 0)
+    return Constants(
+        mode=RequantiseMode.SHIFT if wires.all() else RequantiseMode.MULTIPLY,
+        multiplier=multiplier,
+        offset=added,
+        shift=shift,
+        worst_error=float(errors.max(initial=0.0)),
+    )
+
+
+def _powers_of_two(ratio: Array) -> tuple[Array, Array]:
+    """The nearest power of two: M = 2^k for ratios of 1 and more, S = -k below; M = 0 for a ratio of 0."""
+    if (ratio < 0).any():
+        raise ValueError(
+            f"{int((ratio < 0).sum())} channels have a negative gain, which a shift cannot give; use multiply"
+        )
+    exponent = np.rint(np.log2(np.where(ratio > 0, ratio, 1.0))).astype(np.int64)
+    if exponent.max() > 24:
+        raise ValueError(f"a ratio of {ratio.max():.3g} is too large for a shift; use multiply")
+    multiplier = np.where(ratio > 0, np.int64(1) << np.maximum(exponent, 0), 0)
+    return multiplier, np.minimum(np.maximum(-exponent, 0), MAX_SHIFT)
+
+
+def _multipliers(ratio: Array, bits: int) -> tuple[Array, Array]:
+    """The largest shift at which M still has `bits` bits with its sign."""
+    limit = (1 << (bits - 1)) - 1
+    magnitude = np.abs(ratio)
+    if magnitude.max() > limit:
+        raise ValueError(
+            f"a ratio of {magnitude.max():.3g} needs more than {bits} multiplier bits; use a wider multiply:M"
+        )
+    safe = np.where(magnitude > 0, magnitude, 1.0)
+    shift = np.clip(np.floor(np.log2(limit / safe)), 0, MAX_SHIFT).astype(np.int64)
+    shift = np.where(np.rint(magnitude * np.exp2(shift)) > limit, shift - 1, shift)
+    return np.rint(ratio * np.exp2(shift)).astype(np.int64), np.maximum(shift, 0)
+
+
+def _reduced(multiplier: Array, offset: Array, shift: Array) -> tuple[Array, Array, Array]:
+    """The same function with the smallest M: (2 M x + B) >> (S + 1) = (M x + (B >> 1)) >> S, exactly."""
+    multiplier, offset, shift = multiplier.copy(), offset.copy(), shift.copy()
+    while (halve := (shift > 0) & (multiplier % 2 == 0)).any():
+        multiplier[halve] //= 2
+        offset[halve] >>= 1
+        shift[halve] -= 1
+    return multiplier, offset, shift
+
+
+def find_sign_constants(slope: Array, intercept: Array, low: int, high: int) -> Constants:
+    """Constants for q = 1 where slope * acc + intercept >= 0, else 0, with acc in [low, high].
+
+    The threshold is found with exact rational arithmetic of the float64 constants, so q is never wrong by one.
+    Rising channels have M = 1, falling ones M = -1; a constant channel gets a threshold outside the range.
+    """
+    multiplier = np.where(slope < 0, -1, 1).astype(np.int64)
+    offset = np.empty(slope.shape, np.int64)
+    for place in np.ndindex(slope.shape):
+        a, b = Fraction(float(slope[place])), Fraction(float(intercept[place]))
+        if a == 0:
+            threshold = low if b >= 0 else high + 1
+        elif a > 0:
+            threshold = min(max(-((b / a) // 1), low), high + 1)  # ceil(-b / a)
+        else:
+            threshold = min(max((-b / a) // 1, low - 1), high)  # the largest acc that still gives 1
+        offset[place] = 1 - threshold if a >= 0 else threshold + 1
+    return Constants(
+        mode=RequantiseMode.SHIFT if (multiplier == 1).all() else RequantiseMode.MULTIPLY,
+        multiplier=multiplier,
+        offset=offset,
+        shift=np.zeros(slope.shape, np.int64),
+        worst_error=0.0,
+    )

@@ -1,0 +1,73 @@
+"""Outcomes of running and comparing, as plain values with units in their names, and as rows of a table."""
+
+import io
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnhw.compare import Fidelity
+from bnhw.machine import Result
+from bnhw.program_file import write_atomically
+
+Array = NDArray[Any]
+
+
+def run_summary(result: Result, labels: Array | None, threads: int) -> dict[str, Any]:
+    """What `bnhw run` prints. `accuracy_percent` only with labels."""
+    images = len(result.logits)
+    summary: dict[str, Any] = {
+        "images": images,
+        "seconds": round(result.seconds, 4),
+        "images_per_second": round(images / result.seconds, 2),
+        "threads": threads,
+        "kernels": dict(Counter(result.kernels.values())),
+        "saturated_residual_sums": sum(result.saturations.values()),
+        "logit_scale": result.scale,
+    }
+    if labels is not None:
+        summary["accuracy_percent"] = 100 * float((result.predictions == labels).mean())
+    return summary
+
+
+def fidelity_summary(fidelity: Fidelity) -> dict[str, Any]:
+    """What `bnhw verify --float` adds."""
+    summary: dict[str, Any] = {
+        "images": fidelity.images,
+        "agreement_percent": 100 * fidelity.agreement,
+        "logit_signal_to_noise_db": round(fidelity.signal_to_noise_db, 2),
+    }
+    if fidelity.float_accuracy is not None and fidelity.integer_accuracy is not None:
+        summary["float_accuracy_percent"] = 100 * fidelity.float_accuracy
+        summary["integer_accuracy_percent"] = 100 * fidelity.integer_accuracy
+    return summary
+
+
+def summary_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """The values of a summary as words and text."""
+    return [(name.replace("_percent", " %").replace("_", " "), _text(value)) for name, value in summary.items()]
+
+
+def _text(value: object) -> str:
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:,.6g}"
+        case dict():
+            return ", ".join(f"{name} ({count} convolutions)" for name, count in value.items())
+        case _:
+            return str(value)
+
+
+def write_result(path: Path, result: Result) -> None:
+    """Write `logits` (int64), `predictions` (int64) and `scale` (float64) as `.npz`; raises BadInput if it cannot."""
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer, logits=result.logits, predictions=result.predictions, scale=np.float64(result.scale)
+    )
+    write_atomically(path, buffer.getvalue())

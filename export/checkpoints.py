@@ -1,0 +1,202 @@
+"""Trained networks in files: safetensors, `.pt` read with `weights_only=True`, and the published files.
+
+A checkpoint holds the `WideResNetConfig` as JSON, the tensors of the network under the names of
+`WideResNet.state_dict()`, and free metadata. A safetensors file keeps config and metadata in its header
+(keys "config" and "metadata", both JSON), a `.pt` file in a dictionary {"config", "state_dict", "metadata"}.
+Weights of 1-bit convolutions are either float32 master weights or int8 signs (-1, +1), which load as
+sign * scale.
+"""
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from bnhw.errors import BadInput
+from bnhw.export.containers import MAX_CONTENT_BYTES
+from bnhw.export.files import producer, write_atomically
+from bnhw.export.layers import BinaryConv2d, bipolar
+from bnhw.export.published import load_published
+from bnhw.export.zoo import WideResNet, WideResNetConfig
+
+FORMAT_VERSION = 1
+MAX_LISTED_PROBLEMS = 50
+
+_SAFETENSORS = (".safetensors",)
+_TORCH = (".pt", ".pth")
+_PUBLISHED = (".mat", ".npz")
+_REMEDY = "write checkpoints with bnhw.export.checkpoints.save_checkpoint"
+
+
+def save_checkpoint(
+    model: WideResNet,
+    path: str | Path,
+    *,
+    signs_only: bool = False,
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Write `model` to a `.safetensors` or `.pt` file; an existing file is replaced at once or not at all.
+
+    `signs_only` stores 1-bit weights as int8 signs, a quarter of the size, enough to run but not to go on
+    training. `metadata` holds JSON values. Raises `BadInput` for another suffix or an unwritable path.
+    """
+    path = Path(path)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    if signs_only:
+        for name in _binary_weight_names(model):
+            tensors[name] = bipolar(tensors[name]).to(torch.int8)
+    notes = {**(metadata or {}), "producer": producer()}
+    if path.suffix in _SAFETENSORS:
+        header = {
+            "format_version": str(FORMAT_VERSION),
+            "config": json.dumps(model.config.to_json()),
+            "metadata": json.dumps(notes),
+        }
+        write_atomically(path, safetensors.torch.save(tensors, header))
+    elif path.suffix in _TORCH:
+        content = io.BytesIO()
+        torch.save({"config": model.config.to_json(), "state_dict": tensors, "metadata": notes}, content)
+        write_atomically(path, content.getvalue())
+    else:
+        raise BadInput(f"{path}: unknown suffix {path.suffix!r}; expected .safetensors or .pt")
+
+
+def load_checkpoint(path: str | Path) -> WideResNet:
+    """Read a network, in eval mode on the CPU, from `.safetensors`, `.pt`, `.pth`, `.mat` or `.npz`.
+
+    The last two are the published files (`bnhw.export.published`). Raises `BadInput` that lists every
+    missing, unexpected or ill-formed tensor; a `.pt` file with anything but tensors and plain values is
+    refused, and nothing in it is run.
+    """
+    path = Path(path)
+    if path.suffix in _PUBLISHED:
+        return load_published(path)
+    config_json, tensors, _ = _read(path)
+    try:
+        config = WideResNetConfig.from_json(config_json)
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}; {_REMEDY}") from error
+    return _fill(path, config, tensors)
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """The metadata of a `.safetensors` or `.pt` checkpoint, with the key "producer". Raises `BadInput`."""
+    return _read(Path(path))[2]
+
+
+def _fill(path: Path, config: WideResNetConfig, tensors: dict[str, Tensor]) -> WideResNet:
+    with torch.device("meta"):
+        skeleton = WideResNet(config)
+    problems = _tensor_problems(skeleton, tensors)
+    if problems:
+        hidden = len(problems) - MAX_LISTED_PROBLEMS
+        listing = "".join(f"\n  - {problem}" for problem in problems[:MAX_LISTED_PROBLEMS])
+        listing += f"\n  - and {hidden} more" if hidden > 0 else ""
+        raise BadInput(
+            f"{path}: the tensors do not fit the network of the file's configuration ({_REMEDY}):{listing}"
+        )
+    with torch.random.fork_rng(devices=[]):  # the initial weights are replaced; leave the caller's numbers be
+        model = WideResNet(config)
+    for name in _binary_weight_names(model):
+        if tensors[name].dtype == torch.int8:
+            scale = tensors[name.removesuffix("weight") + "scale"]
+            tensors[name] = tensors[name].to(torch.float32) * scale
+    model.load_state_dict(tensors)
+    return model.eval()
+
+
+def _tensor_problems(skeleton: WideResNet, tensors: Mapping[str, Tensor]) -> list[str]:
+    """Every reason why `tensors` are not a state dictionary of `skeleton`."""
+    expected = skeleton.state_dict()
+    binary = set(_binary_weight_names(skeleton))
+    problems = [f"{name} is missing" for name in expected if name not in tensors]
+    problems += [f"{name} is unknown to this network" for name in tensors if name not in expected]
+    for name in expected.keys() & tensors.keys():
+        found, wanted = tensors[name], expected[name]
+        types = {wanted.dtype, torch.int8} if name in binary else {wanted.dtype}
+        if found.shape != wanted.shape or found.dtype not in types or found.layout != torch.strided:
+            problems.append(
+                f"{name} is {found.dtype} {tuple(found.shape)}, expected {wanted.dtype} {tuple(wanted.shape)}"
+            )
+        elif found.dtype == torch.int8 and not bool((found.abs() == 1).all()):
+            problems.append(f"{name} holds int8 values other than -1 and +1")
+        elif not bool(torch.isfinite(found).all()):
+            problems.append(f"{name} holds NaN or infinity")
+        elif name.endswith(("running_var", "scale")) and bool((found <= 0).any()):
+            problems.append(f"{name} holds values that are not above 0")
+    return problems
+
+
+def _binary_weight_names(model: WideResNet) -> list[str]:
+    return [f"{name}.weight" for name, module in model.named_modules() if isinstance(module, BinaryConv2d)]
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]]:
+    """Configuration, tensors and metadata; only their outer types are checked."""
+    if path.suffix not in _SAFETENSORS + _TORCH:
+        raise BadInput(
+            f"{path}: unknown suffix {path.suffix!r}; expected one of "
+            f"{', '.join(_SAFETENSORS + _TORCH + _PUBLISHED)}"
+        )
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file; check the path")
+    config, tensors, metadata = _read_safetensors(path) if path.suffix in _SAFETENSORS else _read_torch(path)
+    problems = [
+        f"{name} is a {type(value).__name__}, expected a dictionary"
+        for name, value in (("config", config), ("state_dict", tensors), ("metadata", metadata))
+        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value)
+    ]
+    if not problems:
+        problems = [
+            f"{key} is a {type(value).__name__}, expected a tensor"
+            for key, value in tensors.items()
+            if not isinstance(value, Tensor)
+        ]
+    if problems:
+        raise BadInput(f"{path}: not a bnhw checkpoint: {'; '.join(problems)}; {_REMEDY}")
+    return config, dict(tensors), metadata
+
+
+def _read_safetensors(path: Path) -> tuple[Any, Any, Any]:
+    try:
+        # safetensors checks its header against the length of the file before it allocates.
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            if "config" not in header:
+                raise BadInput(f"{path}: has no network configuration in its header; {_REMEDY}")
+            config, metadata = json.loads(header["config"]), json.loads(header.get("metadata", "{}"))
+            return config, {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError) as error:
+        raise BadInput(f"{path}: damaged or not a safetensors file ({error}); fetch it again") from error
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{path}: the header's configuration is not JSON ({error}); {_REMEDY}") from error
+
+
+def _read_torch(path: Path) -> tuple[Any, Any, Any]:
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                size = sum(entry.file_size for entry in archive.infolist())
+            if size > max(MAX_CONTENT_BYTES, 2 * path.stat().st_size):
+                raise BadInput(f"{path}: would unpack to {size} bytes from {path.stat().st_size}; refused")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except BadInput:
+        raise
+    except Exception as error:  # on a damaged file torch raises errors of many kinds
+        raise BadInput(
+            f"{path}: damaged, or holds Python objects other than tensors and plain values, which are not "
+            f"loaded because loading them can run code; {_REMEDY} ({str(error).partition(chr(10))[0]})"
+        ) from error
+    if not isinstance(content, dict) or not {"config", "state_dict"} <= content.keys():
+        found = sorted(map(str, content))[:8] if isinstance(content, dict) else type(content).__name__
+        raise BadInput(
+            f"{path}: holds {found}, expected a dictionary with 'config' and 'state_dict'; {_REMEDY}"
+        )
+    return content["config"], content["state_dict"], content.get("metadata", {})

@@ -1,0 +1,192 @@
+"""Which kernel runs which convolution, and the set of operations that a program is executed with.
+
+`choose` states the policy and `PLANE_LANES_LIMITS` the measurements behind it. CPU features, never CPU names,
+decide; they are those that LLVM reports for this machine, so one table serves x86-64 and AArch64.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any, Literal, Self, TypeAlias
+
+import numpy.typing as npt
+from llvmlite import binding
+
+from bnhw.kernels import portable, reference
+from bnhw.kernels.convolution_bit_serial import MAX_BITS, BitSerialConvolution
+from bnhw.kernels.convolution_multiplexer import MultiplexerConvolution
+from bnhw.kernels.convolution_multiply import MultiplyConvolution
+from bnhw.kernels.convolution_xnor import XnorConvolution
+from bnhw.kernels.packing import WORD_BITS, count_words
+from bnhw.kernels.types import (
+    BinaryWeights,
+    Coding,
+    Geometry,
+    IntArray,
+    PreparedConvolution,
+    Weights,
+    check_convolution,
+)
+
+KERNEL_CHOICES = ("auto", "reference", "multiplexer", "bit_serial")
+KERNELS_VARIABLE = "BNHW_KERNELS"
+"""Environment variable that holds one of `KERNEL_CHOICES`."""
+
+WeightsKind: TypeAlias = Literal["binary", "integer"]
+
+PLANE_LANES_LIMITS: tuple[tuple[str, float], ...] = (
+    ("avx512vpopcntdq", 20),
+    ("avx2", 11),
+    ("neon", 11),
+    ("", 8),
+)
+"""(CPU feature, most bit-plane lanes per channel at which popcounts still beat the multiplexer).
+
+The first feature that the machine has counts; the empty name is every machine. Plane lanes per channel is
+`bits * 64 * words / channels`, so k-bit codes in full words cost k. Measured as the crossover of the two
+kernels on 3x3 layers of 3..160 input channels with 1..8-bit codes, code generation limited to each feature on
+one machine; the value for "neon" is carried over from "avx2", not measured.
+"""
+
+
+def choose(
+    choice: str,
+    weights_kind: WeightsKind,
+    coding: Coding,
+    features: frozenset[str],
+    channels_per_group: int = WORD_BITS,
+) -> str:
+    """Name of the kernel that convolves; `channels_per_group` are the input channels of one output channel.
+
+    | weights | choice | codes | kernel |
+    |---|---|---|---|
+    | any | reference | any | reference |
+    | integer | any other | any | multiply |
+    | binary | multiplexer | any | multiplexer |
+    | binary | bit_serial, auto | more than 8 bits | multiplexer |
+    | binary | auto | too many plane lanes per channel, see `PLANE_LANES_LIMITS` | multiplexer |
+    | binary | bit_serial, auto | bipolar | xnor |
+    | binary | bit_serial, auto | 1..8 bits | bit_serial |
+
+    A choice is made for a whole program, so "bit_serial" falls back to the multiplexer rather than refuse a
+    program that has one wide tensor. Raises ValueError for an unknown choice or kind of weights.
+    """
+    check_choice(choice)
+    if weights_kind not in {"binary", "integer"}:
+        raise ValueError(f"kernels: weights kind {weights_kind!r}, expected 'binary' or 'integer'")
+    if choice == "reference":
+        return "reference"
+    if weights_kind == "integer":
+        return "multiply"
+    if choice == "multiplexer" or coding.bits > MAX_BITS:
+        return "multiplexer"
+    lanes_per_channel = coding.bits * count_words(channels_per_group) * WORD_BITS / channels_per_group
+    limit = next(lanes for feature, lanes in PLANE_LANES_LIMITS if not feature or feature in features)
+    if choice == "auto" and lanes_per_channel > limit:
+        return "multiplexer"
+    return "xnor" if coding.bipolar else "bit_serial"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceConvolution:
+    """`reference.convolution` behind the interface of a prepared convolution (int64 in and out)."""
+
+    weights: Weights
+    geometry: Geometry
+    coding: Coding
+    kernel: str = "reference"
+
+    @classmethod
+    def prepare(cls, weights: Weights, geometry: Geometry, coding: Coding) -> Self:
+        """Keep the weights as they are."""
+        check_convolution(weights, geometry, coding)
+        return cls(weights=weights, geometry=geometry, coding=coding)
+
+    def __call__(self, codes: IntArray) -> IntArray:
+        """Codes of any integer dtype (N, H, W, C) -> accumulators int64 (N, OH, OW, O)."""
+        return reference.convolution(codes, self.weights.integers(), self.geometry, self.coding)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelSet:
+    """The operations that execute a program; arguments and meanings are those of `bnhw.kernels.reference`."""
+
+    choice: str
+    prepare_convolution: Callable[[Weights, Geometry, Coding], PreparedConvolution]
+    requantise: Callable[
+        [IntArray, npt.ArrayLike, npt.ArrayLike, npt.ArrayLike, npt.ArrayLike | None, int, int], IntArray
+    ]
+    lookup: Callable[[IntArray, npt.ArrayLike], IntArray]
+    add: Callable[[IntArray, IntArray, int, int], tuple[IntArray, int]]
+    sum_pool: Callable[[IntArray, Geometry, int], IntArray]
+    max_pool: Callable[[IntArray, Geometry], IntArray]
+    pad_channels: Callable[[IntArray, int, int, int], IntArray]
+    concatenate: Callable[[Sequence[IntArray]], IntArray]
+    global_sum: Callable[[IntArray, int], IntArray]
+
+
+@cache
+def host_features() -> frozenset[str]:
+    """Features of this machine's CPU as LLVM names them, such as "avx512vpopcntdq" or "neon"."""
+    return frozenset(name for name, present in binding.get_host_cpu_features().items() if present)
+
+
+def default_choice() -> str:
+    """The choice that BNHW_KERNELS names in the environment, else "auto"; ValueError on another name."""
+    choice = os.environ.get(KERNELS_VARIABLE) or "auto"
+    if choice not in KERNEL_CHOICES:
+        raise ValueError(f"{KERNELS_VARIABLE}={choice!r}: expected one of {', '.join(KERNEL_CHOICES)}")
+    return choice
+
+
+def check_choice(choice: str) -> None:
+    """Raise ValueError unless `choice` is one of `KERNEL_CHOICES`."""
+    if choice not in KERNEL_CHOICES:
+        raise ValueError(
+            f"kernels: {choice!r} is no choice of kernels, expected one of {', '.join(KERNEL_CHOICES)}"
+        )
+
+
+def prepare_convolution(
+    weights: Weights, geometry: Geometry, coding: Coding, *, choice: str
+) -> PreparedConvolution:
+    """Rearrange the weights for the kernel that `choose` names on this machine.
+
+    Raises ValueError when weights, geometry and coding do not describe one convolution.
+    """
+    check_convolution(weights, geometry, coding)
+    kind: WeightsKind = "binary" if isinstance(weights, BinaryWeights) else "integer"
+    name = choose(choice, kind, coding, host_features(), weights.channels_per_group)
+    return PREPARE[name](weights, geometry, coding)
+
+
+PREPARE: dict[str, Callable[[Any, Geometry, Coding], PreparedConvolution]] = {
+    "reference": ReferenceConvolution.prepare,
+    "xnor": XnorConvolution.prepare,
+    "bit_serial": BitSerialConvolution.prepare,
+    "multiplexer": MultiplexerConvolution.prepare,
+    "multiply": MultiplyConvolution.prepare,
+}
+"""Kernel name -> its preparation; multiply takes IntegerWeights, the others but reference BinaryWeights."""
+
+
+def kernel_set(choice: str) -> KernelSet:
+    """The operations under one of `KERNEL_CHOICES`; ValueError on any other name.
+
+    The reference set takes and gives int64, the others int32 (see `bnhw.kernels.portable`).
+    """
+    check_choice(choice)
+    operations = reference if choice == "reference" else portable
+    return KernelSet(
+        choice=choice,
+        prepare_convolution=partial(prepare_convolution, choice=choice),
+        requantise=operations.requantise,
+        lookup=operations.lookup,
+        add=operations.add,
+        sum_pool=operations.sum_pool,
+        max_pool=operations.max_pool,
+        pad_channels=operations.pad_channels,
+        concatenate=operations.concatenate,
+        global_sum=operations.global_sum,
+    )
