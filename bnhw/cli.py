@@ -35,7 +35,8 @@ DEFAULTS = CompileOptions()
 Model = Annotated[Path, typer.Argument(metavar="MODEL.bnhw", help="A compiled program.", show_default=False)]
 OnnxModel = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An ONNX model.", show_default=False)]
 ImageFile = Annotated[
-    Path, typer.Option("--images", help="Images: .npz with `images` (and `labels`), or .npy; uint8, NHWC or NHW.")
+    Path,
+    typer.Option("--images", help="Images: .npz with `images` (and `labels`), or .npy; uint8, NHWC or NHW."),
 ]
 Labels = Annotated[Path | None, typer.Option("--labels", help="Labels: .npy, or .npz with `labels`.")]
 Skip = Annotated[int, typer.Option("--skip", min=0, help="Leave out the first so many images.")]
@@ -149,7 +150,9 @@ def compile_command(
     weight_bits: Annotated[int, typer.Option(help="Bits of weights that are not 1-bit, 2..8.")] = DEFAULTS.weight_bits,
     input_bits: Annotated[int, typer.Option(help="Bits of the normalised image, 2..12.")] = DEFAULTS.input_bits,
     residual_bits: Annotated[int, typer.Option(help="Bits of the residual stream, 8..24.")] = DEFAULTS.residual_bits,
-    input_mean: Annotated[str, typer.Option(help="The model takes (pixel - mean) / std: one number or one a colour.")] = "0",
+    input_mean: Annotated[
+        str, typer.Option(help="The model takes (pixel - mean) / std: one number or one a colour.")
+    ] = "0",
     input_std: Annotated[str, typer.Option(help="As --input-mean; 255 for a model of pixels 0..1.")] = "1",
 ) -> None:
     """Compile an ONNX model to an integer program; checks itself before it writes."""
@@ -188,7 +191,9 @@ def _numbers(option: str, text: str) -> tuple[float, ...]:
     try:
         return tuple(float(number) for number in text.split(","))
     except ValueError:
-        raise BadInput(f"{option} is {text!r}; numbers separated by commas are expected, such as 125.3,123.0,113.9") from None
+        raise BadInput(
+            f"{option} is {text!r}; numbers separated by commas are expected, such as 125.3,123.0,113.9"
+        ) from None
 
 
 @app.command()
@@ -247,7 +252,8 @@ def verify(
     limit: Limit = None,
     tensors: Annotated[int, typer.Option(min=1, help="Compare every tensor of so many images.")] = 4,
     min_agreement: Annotated[
-        float, typer.Option(min=0, max=100, help="With --float: fail (exit 3) below this per cent of equal classes.")
+        float,
+        typer.Option(min=0, max=100, help="With --float: fail (exit 3) below this per cent of equal classes."),
     ] = 0.0,
     threads: Threads = 1,
     kernels: Kernels = None,

@@ -6,16 +6,13 @@ exact (NUMERICS, section 5).
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from bnhw.dtypes import Array
 from bnhw.errors import BadInput
 from bnhw.machine import Machine, fit_images
 from bnhw.program import Instruction, Requantise
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,9 +113,7 @@ class Fidelity:
     integer_accuracy: float | None
 
 
-def measure_fidelity(
-    integer_logits: Array, scale: float, float_logits: Array, labels: Array | None = None
-) -> Fidelity:
+def measure_fidelity(integer_logits: Array, scale: float, float_logits: Array, labels: Array | None = None) -> Fidelity:
     """Compare integer logits (int64) times `scale` with float logits, both (images, classes).
 
     Raises BadInput when the shapes differ.

@@ -3,12 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bnhw.compare import Difference, first_difference
+from bnhw.dtypes import Array
 from bnhw.errors import BadInput, ComparisonFailed, PassFailed, UnsupportedModel
 from bnhw.graph import Graph
 from bnhw.importer import Source, import_onnx, read_onnx
@@ -20,8 +19,6 @@ from bnhw.passes.pipeline import float_passes, normalise_input, quantise_graph
 from bnhw.program import Program, Provenance
 from bnhw.program_check import check_program
 from bnhw.version import __version__
-
-Array = NDArray[Any]
 
 SELF_CHECK_IMAGES = 2
 """Calibration images on which reference and kernels are compared before a program is handed out."""

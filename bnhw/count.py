@@ -12,11 +12,11 @@ from enum import Enum
 
 import numpy as np
 
+from bnhw.dtypes import Array
 from bnhw.ops import Window, pool_divisors
 from bnhw.options import RequantiseMode
 from bnhw.program import (
     AddSaturating,
-    Array,
     Convolve,
     Instruction,
     LookUp,
@@ -150,7 +150,8 @@ def _count(program: Program, instruction: Instruction) -> Counts:
         case LookUp(table=table):
             entries = program.constants[table].size
             return Counts(
-                actions={Action(kind=ActionKind.LOOKUP): result.size}, constant_bits=entries * result.dtype.bits
+                actions={Action(kind=ActionKind.LOOKUP): result.size},
+                constant_bits=entries * result.dtype.bits,
             )
         case AddSaturating():
             return Counts(
@@ -169,9 +170,7 @@ def _count(program: Program, instruction: Instruction) -> Counts:
             comparisons = source.shape[2] * (taps - result.shape[0] * result.shape[1])
             return Counts(actions={Action(kind=ActionKind.COMPARE, widths=(source.dtype.bits,)): comparisons})
         case SumGlobal():
-            return Counts(
-                actions={Action(kind=ActionKind.ADD, widths=(result.dtype.bits,)): source.size - result.size}
-            )
+            return Counts(actions={Action(kind=ActionKind.ADD, widths=(result.dtype.bits,)): source.size - result.size})
         case _:
             return Counts(actions={})
 

@@ -4,7 +4,12 @@
 """
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
+
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+"""Any numpy array; docstrings give element type and shape."""
 
 MAX_TENSOR_BITS = 32
 """No tensor of a program is wider than this; intermediate sums inside a requantise step may take 63 bits."""

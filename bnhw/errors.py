@@ -1,3 +1,4 @@
+# ruff: noqa: N818  (the names are those of the design: what happened, not the suffix Error)
 """Every exception that bnhw raises on purpose.
 
 A message says what is wrong, where (node and its ONNX name, or file), what was found against what was

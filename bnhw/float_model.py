@@ -4,13 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from bnhw.dtypes import Array
 from bnhw.errors import BadInput
 from bnhw.importer import read_onnx
 from bnhw.program import Program
-
-Array = NDArray[Any]
 
 BATCH = 32
 
@@ -27,9 +25,7 @@ def float_logits(path: Path, program: Program, images: Array) -> Array:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
         raise BadInput(f"{path}: onnxruntime cannot load it ({error})") from error
     entry = session.get_inputs()[0]

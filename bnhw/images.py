@@ -7,14 +7,11 @@ No pickled object is ever loaded.
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from bnhw.dtypes import Array
 from bnhw.errors import BadInput
-
-Array = NDArray[Any]
 
 MAX_IMAGE_BYTES = 8 << 30
 """No image file is read that unpacks to more than 8 GiB."""

@@ -10,17 +10,16 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
+from onnxscript import optimizer
 
+from bnhw.dtypes import Array
 from bnhw.errors import BadInput, UnsupportedModel
 from bnhw.graph import Graph, Value, remove_dead
-from bnhw.onnx_ops import Builder, OnnxNode, convert_node
-
-Array = NDArray[Any]
+from bnhw.onnx_builder import Builder, OnnxNode
+from bnhw.onnx_ops import convert_node
 
 MAX_MODEL_BYTES = 2**31 - 1
 """The limit of the protocol-buffer format itself."""
@@ -133,16 +132,12 @@ def _entry_problems(graph: onnx.GraphProto, constants: Mapping[str, Array]) -> l
 
 def _fold_constants(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     """Constant folding and shape inference by onnxscript, on a copy."""
-    from onnxscript import optimizer
-
     work = onnx.ModelProto()
     work.CopyFrom(model)
     _evaluate_bipolar_constants(work)
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     try:
-        return optimizer.optimize(
-            work, input_size_limit=MAX_FOLDED_ELEMENTS, output_size_limit=MAX_FOLDED_ELEMENTS
-        )
+        return optimizer.optimize(work, input_size_limit=MAX_FOLDED_ELEMENTS, output_size_limit=MAX_FOLDED_ELEMENTS)
     except Exception as error:  # a malformed model fails inside the optimiser in many ways
         raise BadInput(f"{name}: not a well-formed ONNX model ({error}); run onnx.checker on it") from error
 

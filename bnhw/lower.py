@@ -11,14 +11,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from bnhw.dtypes import MAX_TENSOR_BITS, IntegerType, Quantisation
+from bnhw.dtypes import MAX_TENSOR_BITS, Array, IntegerType, Quantisation
 from bnhw.errors import PassFailed
 from bnhw.graph import Graph, Node, Shape
 from bnhw.kernels.packing import pack_bits
 from bnhw.ops import (
     Add,
     Affine,
-    Array,
     AveragePool,
     ChannelPad,
     Clamp,
@@ -108,7 +107,13 @@ class _Lowering:
         return name
 
     def store(
-        self, node: Node, instruction: Instruction, quantisation: Quantisation, span: tuple[int, int], *, acc: bool
+        self,
+        node: Node,
+        instruction: Instruction,
+        quantisation: Quantisation,
+        span: tuple[int, int],
+        *,
+        acc: bool,
     ) -> Tensor:
         """Append an instruction and its result."""
         if quantisation.dtype.bits > MAX_TENSOR_BITS:
@@ -214,9 +219,7 @@ def _containing(span: tuple[int, int]) -> IntegerType:
 def _lower_average(state: _Lowering, node: Node) -> Tensor | Pending:
     source = state.tensor(node.inputs[0])
     if source.bipolar:
-        raise PassFailed(
-            f"{node.op} {node.place} averages 1-bit activations; put the average before the sign function"
-        )
+        raise PassFailed(f"{node.op} {node.place} averages 1-bit activations; put the average before the sign function")
     height, width, _ = source.shape
     match node.attributes:
         case AveragePool(window=window, count_padding=counts):
@@ -262,9 +265,7 @@ def _lower_same_coding(state: _Lowering, node: Node) -> Tensor:
             if first.bipolar:
                 raise PassFailed(f"ChannelPad {node.place}: zero channels have no 1-bit code; pad before the sign")
             span = (min(span[0], first.zero_point), max(span[1], first.zero_point))
-            instruction = PadChannels(
-                inputs=names, output=node.output, source=node.source, before=before, after=after
-            )
+            instruction = PadChannels(inputs=names, output=node.output, source=node.source, before=before, after=after)
         case Concatenate():
             instruction = Join(inputs=names, output=node.output, source=node.source)
         case _:
@@ -313,7 +314,12 @@ def _clamp_codes(chain: Pending, quantisation: Quantisation) -> tuple[int, int]:
 
 
 def _requantise(
-    state: _Lowering, node: Node, chain: Pending, constants: Constants, classes: Array, bounds: tuple[int, int]
+    state: _Lowering,
+    node: Node,
+    chain: Pending,
+    constants: Constants,
+    classes: Array,
+    bounds: tuple[int, int],
 ) -> Requantise:
     columns = slice(0, 1) if constants.uniform else slice(None)
     plain = bool((constants.multiplier == 1).all())

@@ -8,11 +8,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from bnhw.dtypes import Array
 from bnhw.errors import BadInput
 from bnhw.kernels.packing import pack_bits
 from bnhw.kernels.select import KernelSet, kernel_set
@@ -32,8 +31,6 @@ from bnhw.program import (
     SumGlobal,
     Tensor,
 )
-
-Array = NDArray[Any]
 
 CHUNK_BYTES = 64 << 20
 """Images are executed in chunks whose largest tensor takes about this much, so memory does not grow with them."""
@@ -145,13 +142,9 @@ class Machine:
         offset, shift = constants[instruction.offset], constants[instruction.shift]
         multiplier = constants[instruction.multiplier] if instruction.multiplier else np.ones_like(offset)
         classes = constants[instruction.position_classes] if instruction.position_classes else None
-        return self.kernel_set.requantise(
-            acc, multiplier, offset, shift, classes, instruction.low, instruction.high
-        )
+        return self.kernel_set.requantise(acc, multiplier, offset, shift, classes, instruction.low, instruction.high)
 
-    def run(
-        self, images: Array, *, threads: int = 1, progress: Callable[[int], None] | None = None
-    ) -> Result:
+    def run(self, images: Array, *, threads: int = 1, progress: Callable[[int], None] | None = None) -> Result:
         """Execute a batch of images.
 
         images: uint8 (images, height, width, channels), or (images, height, width) for one channel. threads:

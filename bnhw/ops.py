@@ -11,12 +11,10 @@ from enum import Enum
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bnhw.dtypes import Quantisation
+from bnhw.dtypes import Array, Quantisation
 from bnhw.graph import Attributes, Shape
 
-Array = NDArray[Any]
 Pair = tuple[int, int]
 Pads = tuple[int, int, int, int]
 """Zero rows and columns around an image: top, left, bottom, right."""
@@ -304,7 +302,9 @@ OPS: Mapping[type[Attributes], OpSpec] = {
     Add: OpSpec(arity=2, shape=_same_shape, evaluate=lambda op, xs: xs[0] + xs[1]),
     AveragePool: OpSpec(arity=1, shape=_pool_shape, evaluate=_evaluate_average_pool),
     MaxPool: OpSpec(
-        arity=1, shape=_pool_shape, evaluate=lambda op, xs: windows_of(xs[0], op.window, -np.inf).max(axis=(4, 5))
+        arity=1,
+        shape=_pool_shape,
+        evaluate=lambda op, xs: windows_of(xs[0], op.window, -np.inf).max(axis=(4, 5)),
     ),
     GlobalAveragePool: OpSpec(
         arity=1,
@@ -317,9 +317,7 @@ OPS: Mapping[type[Attributes], OpSpec] = {
         shape=lambda op, shapes: (shapes[0][0] + op.before + op.after, *shapes[0][1:]),
         evaluate=_evaluate_channel_pad,
     ),
-    Concatenate: OpSpec(
-        arity=None, shape=_concatenate_shape, evaluate=lambda op, xs: np.concatenate(list(xs), axis=1)
-    ),
+    Concatenate: OpSpec(arity=None, shape=_concatenate_shape, evaluate=lambda op, xs: np.concatenate(list(xs), axis=1)),
     Flatten: OpSpec(
         arity=1,
         shape=lambda op, shapes: (int(np.prod(shapes[0])), 1, 1),

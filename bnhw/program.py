@@ -10,19 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bnhw.dtypes import IntegerType
+from bnhw.dtypes import Array, IntegerType
 from bnhw.kernels.packing import unpack_bits
 from bnhw.ops import Window
 from bnhw.options import RequantiseMode
 
 FORMAT_VERSION = 1
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,13 +8,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bnhw.dtypes import MAX_TENSOR_BITS, IntegerType
+from bnhw.dtypes import MAX_TENSOR_BITS, Array, IntegerType
 from bnhw.errors import InvalidProgram
 from bnhw.ops import Window
 from bnhw.options import RequantiseMode
 from bnhw.program import (
     AddSaturating,
-    Array,
     Convolve,
     Instruction,
     Join,
@@ -106,9 +105,7 @@ def _constant_names(instruction: Instruction) -> list[str]:
             return []
 
 
-def _own_problems(
-    program: Program, instruction: Instruction, inputs: Sequence[Tensor], result: Tensor
-) -> list[str]:
+def _own_problems(program: Program, instruction: Instruction, inputs: Sequence[Tensor], result: Tensor) -> list[str]:
     match instruction:
         case LookUp():
             return _look_up_problems(program.constants[instruction.table], inputs[0], result)
@@ -166,9 +163,7 @@ def _window_problems(window: Window, source: Tensor) -> list[str]:
     return []
 
 
-def _requantise_problems(
-    program: Program, instruction: Requantise, source: Tensor, result: Tensor
-) -> list[str]:
+def _requantise_problems(program: Program, instruction: Requantise, source: Tensor, result: Tensor) -> list[str]:
     offset, shift = (program.constants[name] for name in (instruction.offset, instruction.shift))
     multiplier = program.constants[instruction.multiplier] if instruction.multiplier else np.ones_like(offset)
     tables = (multiplier, offset, shift)

@@ -19,8 +19,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from bnhw.dtypes import Array
 from bnhw.errors import BadInput, InvalidProgram
-from bnhw.program import FORMAT_VERSION, INSTRUCTIONS, Array, Instruction, Program, Provenance, Tensor
+from bnhw.program import FORMAT_VERSION, INSTRUCTIONS, Instruction, Program, Provenance, Tensor
 from bnhw.program_check import check_program
 
 METADATA_KEY = "bnhw"
@@ -98,8 +99,8 @@ def program_from_bytes(data: bytes, *, origin: str) -> Program:
         raise InvalidProgram(f"{origin}: its header is not that of a program ({error}); compile it again") from error
     if program_to_bytes(program) != data:
         raise InvalidProgram(
-            f"{origin}: altered after it was written (its bytes do not match its digest {header.get('sha256')!s:.12}...); "
-            "compile or copy it again"
+            f"{origin}: altered after it was written (its bytes do not match its digest "
+            f"{header.get('sha256')!s:.12}...); compile or copy it again"
         )
     check_program(program, origin=origin)
     return program
@@ -165,7 +166,7 @@ def _decode_program(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> P
 def _decode(kind: Any, value: Any) -> Any:
     """A value of the annotated type `kind` from JSON; raises TypeError or ValueError if it is another."""
     origin = typing.get_origin(kind)
-    if is_dataclass(kind):
+    if isinstance(kind, type) and is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         if not isinstance(value, dict) or set(value) != set(hints):
             raise TypeError(f"{getattr(kind, '__name__', kind)} has the fields {sorted(hints)}, found {value!s:.80}")

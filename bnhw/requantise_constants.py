@@ -6,14 +6,11 @@ rounding. Given: q = clamp((acc * M + B) >> S). All arrays have the shape (class
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from bnhw.dtypes import Array
 from bnhw.options import Requantisation, RequantiseMode
-
-Array = NDArray[Any]
 
 MAX_SHIFT = 40
 """Finer than 2^-40 of a code is never visible for sums of at most 32 bits times multipliers of at most 24."""

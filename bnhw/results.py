@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bnhw.compare import Fidelity
+from bnhw.dtypes import Array
 from bnhw.machine import Result
 from bnhw.program_file import write_atomically
-
-Array = NDArray[Any]
 
 
 def run_summary(result: Result, labels: Array | None, threads: int) -> dict[str, Any]:
@@ -67,7 +65,5 @@ def _text(value: object) -> str:
 def write_result(path: Path, result: Result) -> None:
     """Write `logits` (int64), `predictions` (int64) and `scale` (float64) as `.npz`; raises BadInput if it cannot."""
     buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer, logits=result.logits, predictions=result.predictions, scale=np.float64(result.scale)
-    )
+    np.savez_compressed(buffer, logits=result.logits, predictions=result.predictions, scale=np.float64(result.scale))
     write_atomically(path, buffer.getvalue())

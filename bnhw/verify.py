@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from bnhw.dtypes import Array
 from bnhw.errors import InvalidGraph
 from bnhw.graph import Attributes, Graph, Node, Shape
-from bnhw.ops import OPS, Affine, Array, Convolution
+from bnhw.ops import OPS, Affine, Convolution
 
 
 def check_graph(graph: Graph) -> Mapping[str, Shape]:

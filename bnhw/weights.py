@@ -5,12 +5,9 @@ also finds 1-bit weights into which an exporter has fused the gains of a batch n
 (and possibly a negated sign) per channel.
 """
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from bnhw.dtypes import Array
 
 
 def channel_magnitudes(weights: Array) -> Array | None:

@@ -99,9 +99,7 @@ def _fill(path: Path, config: WideResNetConfig, tensors: dict[str, Tensor]) -> W
         hidden = len(problems) - MAX_LISTED_PROBLEMS
         listing = "".join(f"\n  - {problem}" for problem in problems[:MAX_LISTED_PROBLEMS])
         listing += f"\n  - and {hidden} more" if hidden > 0 else ""
-        raise BadInput(
-            f"{path}: the tensors do not fit the network of the file's configuration ({_REMEDY}):{listing}"
-        )
+        raise BadInput(f"{path}: the tensors do not fit the network of the file's configuration ({_REMEDY}):{listing}")
     with torch.random.fork_rng(devices=[]):  # the initial weights are replaced; leave the caller's numbers be
         model = WideResNet(config)
     for name in _binary_weight_names(model):
@@ -142,8 +140,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]
     """Configuration, tensors and metadata; only their outer types are checked."""
     if path.suffix not in _SAFETENSORS + _TORCH:
         raise BadInput(
-            f"{path}: unknown suffix {path.suffix!r}; expected one of "
-            f"{', '.join(_SAFETENSORS + _TORCH + _PUBLISHED)}"
+            f"{path}: unknown suffix {path.suffix!r}; expected one of {', '.join(_SAFETENSORS + _TORCH + _PUBLISHED)}"
         )
     if not path.is_file():
         raise BadInput(f"{path}: no such file; check the path")
@@ -196,7 +193,5 @@ def _read_torch(path: Path) -> tuple[Any, Any, Any]:
         ) from error
     if not isinstance(content, dict) or not {"config", "state_dict"} <= content.keys():
         found = sorted(map(str, content))[:8] if isinstance(content, dict) else type(content).__name__
-        raise BadInput(
-            f"{path}: holds {found}, expected a dictionary with 'config' and 'state_dict'; {_REMEDY}"
-        )
+        raise BadInput(f"{path}: holds {found}, expected a dictionary with 'config' and 'state_dict'; {_REMEDY}")
     return content["config"], content["state_dict"], content.get("metadata", {})

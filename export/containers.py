@@ -89,9 +89,7 @@ def _check_mat(path: Path, content: bytes) -> None:
             size = _inflated_bytes(path, body, MAX_CONTENT_BYTES - total)
         total += size
         if total > MAX_CONTENT_BYTES:
-            raise BadInput(
-                f"{path}: would unpack to more than {MAX_CONTENT_BYTES} bytes, the most that is read"
-            )
+            raise BadInput(f"{path}: would unpack to more than {MAX_CONTENT_BYTES} bytes, the most that is read")
         position += 8 + len(body)
 
 

@@ -23,8 +23,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
         raise BadInput(
-            f"{path}: cannot be written ({error.strerror}); "
-            "give a path in an existing folder that you may write to"
+            f"{path}: cannot be written ({error.strerror}); give a path in an existing folder that you may write to"
         ) from error
     except BaseException:
         if temporary is not None:

@@ -115,9 +115,7 @@ class BinaryConv2d(Conv2d):
         padding: Padding = "symmetric",
         weight_scale: str = "he",
     ) -> None:
-        super().__init__(
-            in_channels, out_channels, kernel_size, stride=stride, groups=groups, padding=padding
-        )
+        super().__init__(in_channels, out_channels, kernel_size, stride=stride, groups=groups, padding=padding)
         if weight_scale not in WEIGHT_SCALES:
             raise ValueError(f"weight_scale is {weight_scale!r}; expected one of {', '.join(WEIGHT_SCALES)}")
         self.register_buffer("scale", torch.tensor(WEIGHT_SCALES[weight_scale](self.weight.shape)))
@@ -215,9 +213,7 @@ class AveragePool3x3(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - as in torch.nn
         """Pool (N, C, H, W)."""
-        top, left = (
-            zero_padding(size, kernel=3, stride=2, padding=self.padding_rule)[0] for size in input.shape[-2:]
-        )
+        top, left = (zero_padding(size, kernel=3, stride=2, padding=self.padding_rule)[0] for size in input.shape[-2:])
         # Under "tf_same" the last window may hang over the far edge: ceil_mode keeps it, and torch does not
         # count what hangs over. Under "symmetric" it would add one window too many.
         hang_over = self.padding_rule == "tf_same"

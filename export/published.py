@@ -130,7 +130,7 @@ def _build(published: _Published) -> WideResNet:
     with torch.no_grad():
         for layer, signs, scale in zip(model.convolutions(), published.signs, published.scales, strict=True):
             layer.weight.copy_(torch.from_numpy(np.where(signs == 1, scale, -scale).astype(np.float32)))
-            assert isinstance(layer, BinaryConv2d)  # noqa: S101 - the configuration says so
+            assert isinstance(layer, BinaryConv2d)
             layer.scale.fill_(float(scale))
         for norm, values in zip(model.batch_norms(), published.batch_norms, strict=True):
             _fill_batch_norm(norm, values)
@@ -138,8 +138,8 @@ def _build(published: _Published) -> WideResNet:
 
 
 def _fill_batch_norm(norm: torch.nn.BatchNorm2d, values: _BatchNorm) -> None:
-    assert norm.running_mean is not None and norm.running_var is not None  # noqa: S101 - built with them
-    assert norm.num_batches_tracked is not None  # noqa: S101 - built with it
+    assert norm.running_mean is not None and norm.running_var is not None
+    assert norm.num_batches_tracked is not None
     norm.running_mean.copy_(torch.from_numpy(values.mean.copy()))
     norm.running_var.copy_(torch.from_numpy(values.variance.copy()))
     norm.num_batches_tracked.zero_()
@@ -158,15 +158,12 @@ def _shape_problems(skeleton: WideResNet, published: _Published) -> list[str]:
     for index, (layer, signs) in enumerate(zip(skeleton.convolutions(), published.signs, strict=True)):
         if tuple(layer.weight.shape) != signs.shape:
             problems.append(
-                f"convolution {index} has (out, in, height, width) {signs.shape}, "
-                f"expected {tuple(layer.weight.shape)}"
+                f"convolution {index} has (out, in, height, width) {signs.shape}, expected {tuple(layer.weight.shape)}"
             )
         elif signs.max() > 1:
             problems.append(f"convolution {index} holds the value {signs.max()}, expected only 0 and 1")
         if published.strides[index] != layer.stride[0]:
-            problems.append(
-                f"convolution {index} has stride {published.strides[index]}, expected {layer.stride[0]}"
-            )
+            problems.append(f"convolution {index} has stride {published.strides[index]}, expected {layer.stride[0]}")
     for index, (norm, values) in enumerate(zip(skeleton.batch_norms(), published.batch_norms, strict=True)):
         arrays = (values.gain, values.shift, values.mean, values.variance)
         shapes = {array.shape for array in arrays}
@@ -218,8 +215,7 @@ def _keras_batch_norm(rows: npt.NDArray[Any], name: str) -> _BatchNorm:
 def _expected_strides(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     """Keras files lack the strides; the published code halves the image where the channels double."""
     return tuple(
-        2 if 0 < index < len(shapes) - 1 and shape[0] == 2 * shape[1] else 1
-        for index, shape in enumerate(shapes)
+        2 if 0 < index < len(shapes) - 1 and shape[0] == 2 * shape[1] else 1 for index, shape in enumerate(shapes)
     )
 
 
@@ -231,22 +227,16 @@ def _from_matlab(variables: _Variables) -> _Published:
     _expect_counts(len(bits), len(moments))
     _check_matlab_layers(variables, len(bits))
     if not len(gains) == len(shifts) == len(moments):
-        raise _LayoutError(
-            f"found {len(gains)} BNG, {len(shifts)} BNB and {len(moments)} Moments, expected as many"
-        )
+        raise _LayoutError(f"found {len(gains)} BNG, {len(shifts)} BNB and {len(moments)} Moments, expected as many")
     wrong = [str(array.shape) for array in moments if array.shape[1] != 2]
     if wrong:
         raise _LayoutError(f"Moments has cells of shape {', '.join(wrong)}, expected (channels, 2)")
-    vectors = {
-        name: _array(variables, name, dimensions=2).ravel() for name in ("LayerWeights", "Stride", "Padding")
-    }
+    vectors = {name: _array(variables, name, dimensions=2).ravel() for name in ("LayerWeights", "Stride", "Padding")}
     for name, vector in vectors.items():
         if len(vector) != len(bits):
             raise _LayoutError(f"{name} has {len(vector)} values, expected {len(bits)}")
     if not np.array_equal(vectors["Padding"], [1] * (len(bits) - 1) + [0]):
-        raise _LayoutError(
-            f"Padding is {vectors['Padding'].tolist()}, expected 1 for all but the last convolution"
-        )
+        raise _LayoutError(f"Padding is {vectors['Padding'].tolist()}, expected 1 for all but the last convolution")
     return _Published(
         signs=tuple(_to_oihw(array, f"BinaryWeights {index}") for index, array in enumerate(bits)),
         scales=vectors["LayerWeights"].astype(np.float32),
@@ -318,8 +308,7 @@ def _npz_signs(variables: _Variables, name: str) -> npt.NDArray[np.uint8]:
 
 def _npz_batch_norm(variables: _Variables, name: str) -> _BatchNorm:
     gain, shift, mean = (
-        _array(variables, f"{name}_{part}", dimensions=1).astype(np.float32)
-        for part in ("gamma", "beta", "mean")
+        _array(variables, f"{name}_{part}", dimensions=1).astype(np.float32) for part in ("gamma", "beta", "mean")
     )
     if f"{name}_var" in variables:
         variance = _array(variables, f"{name}_var", dimensions=1).astype(np.float32)
@@ -366,8 +355,7 @@ def _numbers(value: object, name: str, dimensions: int) -> npt.NDArray[Any]:
     array = np.asarray(value)
     if array.dtype.kind not in "buif" or array.ndim != dimensions or 0 in array.shape:
         raise _LayoutError(
-            f"{name} has type {array.dtype} and shape {array.shape}, "
-            f"expected numbers in {dimensions} dimensions"
+            f"{name} has type {array.dtype} and shape {array.shape}, expected numbers in {dimensions} dimensions"
         )
     return array
 

@@ -37,9 +37,7 @@ _REWRITE_RULES = (
 )
 
 
-def to_onnx(
-    model: nn.Module, path: str | Path | None = None, *, input_shape: tuple[int, int, int]
-) -> onnx.ModelProto:
+def to_onnx(model: nn.Module, path: str | Path | None = None, *, input_shape: tuple[int, int, int]) -> onnx.ModelProto:
     """Export `model` in eval mode, and write it to `path` if one is given.
 
     `input_shape` is (channels, height, width). The result has one input "image", float32 (batch, channels,
@@ -51,9 +49,7 @@ def to_onnx(
     `BadInput` where the model holds a NaN or infinity, cannot be copied, traced or written.
     """
     if len(input_shape) != 3 or any(type(size) is not int or size < 1 for size in input_shape):
-        raise BadInput(
-            f"input_shape is {input_shape!r}; expected (channels, height, width), without the batch"
-        )
+        raise BadInput(f"input_shape is {input_shape!r}; expected (channels, height, width), without the batch")
     proto = _to_proto(_export(_inference_copy(model), input_shape))
     if path is not None:
         write_atomically(Path(path), proto.SerializeToString())
@@ -65,15 +61,11 @@ def _inference_copy(model: nn.Module) -> nn.Module:
     tensors = [*model.named_parameters(), *model.named_buffers()]
     bad = [name for name, tensor in tensors if not torch.isfinite(tensor).all()]
     if bad:
-        raise BadInput(
-            f"the model holds NaN or infinity in {', '.join(bad)}; export a model that has converged"
-        )
+        raise BadInput(f"the model holds NaN or infinity in {', '.join(bad)}; export a model that has converged")
     try:
         duplicate = copy.deepcopy(model)
     except Exception as error:  # a module's own __deepcopy__ may raise anything
-        raise BadInput(
-            f"the model cannot be copied for export: {error}; remove what holds no weights"
-        ) from error
+        raise BadInput(f"the model cannot be copied for export: {error}; remove what holds no weights") from error
     duplicate = duplicate.to("cpu").eval().requires_grad_(False)
     for module in duplicate.modules():
         # A hook is the caller's code: it would see, or change, what is traced. torch cannot list them openly.
@@ -147,9 +139,7 @@ def _to_proto(model: onnx_ir.Model) -> onnx.ModelProto:
     proto = onnx_ir.to_proto(model)
     _strip_metadata(proto.graph)
     if proto.ByteSize() > MAX_MODEL_BYTES:
-        raise BadInput(
-            f"the ONNX model takes {proto.ByteSize()} bytes; a single file holds {MAX_MODEL_BYTES}"
-        )
+        raise BadInput(f"the ONNX model takes {proto.ByteSize()} bytes; a single file holds {MAX_MODEL_BYTES}")
     onnx.checker.check_model(proto, full_check=True)
     return proto
 

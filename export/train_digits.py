@@ -45,9 +45,7 @@ def train_digits(digits: Digits, *, epochs: int, seed: int) -> WideResNet:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = WideResNet(digits_config(digits)).train()
-        optimizer = torch.optim.SGD(
-            model.parameters(), lr=FIRST_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
-        )
+        optimizer = torch.optim.SGD(model.parameters(), lr=FIRST_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
         steps = math.ceil(len(images) / BATCH_SIZE)
         start = time.monotonic()
         for epoch in range(epochs):
@@ -91,9 +89,7 @@ def shift_randomly(images: Tensor) -> Tensor:
     height, width = images.shape[-2:]
     padded = functional.pad(images, (MAX_SHIFT_PIXELS,) * 4)
     offsets = torch.randint(2 * MAX_SHIFT_PIXELS + 1, (len(images), 2))
-    return torch.stack(
-        [padded[i, :, y : y + height, x : x + width] for i, (y, x) in enumerate(offsets.tolist())]
-    )
+    return torch.stack([padded[i, :, y : y + height, x : x + width] for i, (y, x) in enumerate(offsets.tolist())])
 
 
 def as_tensor(images: npt.NDArray[np.uint8]) -> Tensor:
@@ -108,9 +104,7 @@ def count_correct(model: WideResNet, images: npt.NDArray[np.uint8], labels: npt.
     return int((guesses == labels).sum())
 
 
-def write_demo(
-    model: WideResNet, digits: Digits, folder: Path, *, epochs: int, seed: int
-) -> dict[str, object]:
+def write_demo(model: WideResNet, digits: Digits, folder: Path, *, epochs: int, seed: int) -> dict[str, object]:
     """Measure `model`, write it as checkpoint and ONNX file into `folder`, return the metadata."""
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / CHECKPOINT.name

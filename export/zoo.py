@@ -132,9 +132,7 @@ def _config_problems(config: WideResNetConfig) -> list[str]:
         value = getattr(config, name)
         good = _are_numbers(value, least=least) and len(value) == config.input_channels
         rules.append((name, good, f"{config.input_channels!r} numbers{' above 0' if least > 0 else ''}"))
-    problems = [
-        f"{name} is {getattr(config, name)!r}, expected {wish}" for name, good, wish in rules if not good
-    ]
+    problems = [f"{name} is {getattr(config, name)!r}, expected {wish}" for name, good, wish in rules if not good]
     if problems:
         return problems
     if config.depth % 6 != 2 or not 8 <= config.depth <= MAX_DEPTH:
@@ -203,9 +201,7 @@ class WideResNet(nn.Module):
         channels = config.group_channels
         self.input_norm: nn.Module
         if batch_norm:
-            self.input_norm = _batch_norm(
-                config, config.input_channels, affine=config.input_batch_norm_affine
-            )
+            self.input_norm = _batch_norm(config, config.input_channels, affine=config.input_batch_norm_affine)
         else:
             self.input_norm = InputNormalisation(config.input_mean, config.input_std)
         self.activation = _activation(config)

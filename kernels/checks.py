@@ -1,7 +1,6 @@
 """Argument checks that the reference and the fast kernels share; every failure is a ValueError."""
 
 # Arithmetic takes its arguments by position.
-# ruff: noqa: PLR0917
 
 from typing import Any, cast
 
@@ -19,11 +18,7 @@ MAX_SHIFT = 62
 
 def check_tensor(operation: str, tensor: npt.NDArray[Any]) -> Int32Array:
     """The tensor itself; refuses anything but an aligned C-contiguous int32 array of 4 axes."""
-    if (
-        tensor.ndim != 4
-        or tensor.dtype != np.int32
-        or not (tensor.flags.c_contiguous and tensor.flags.aligned)
-    ):
+    if tensor.ndim != 4 or tensor.dtype != np.int32 or not (tensor.flags.c_contiguous and tensor.flags.aligned):
         order = "C-contiguous" if tensor.flags.c_contiguous else "strided"
         raise ValueError(
             f"{operation}: found a {order} {tensor.dtype} array {tensor.shape}, "
@@ -36,9 +31,7 @@ def output_shape(codes: IntArray, weights: Weights, geometry: Geometry) -> tuple
     """The shape (N, OH, OW, O) of a convolution of these codes; refuses another number of channels."""
     channels = weights.channels_per_group * geometry.groups
     if codes.shape[3] != channels:
-        raise ValueError(
-            f"convolution: codes {codes.shape} have {codes.shape[3]} channels, expected {channels}"
-        )
+        raise ValueError(f"convolution: codes {codes.shape} have {codes.shape[3]} channels, expected {channels}")
     return (codes.shape[0], *geometry.output_size(codes.shape[1], codes.shape[2]), weights.shape[0])
 
 
@@ -74,9 +67,7 @@ def check_lookup_table(codes: IntArray, table: npt.ArrayLike) -> Int64Array:
 def check_lookup_range(codes: IntArray, entries: int) -> None:
     """Refuse codes that are no index of a table of that many entries."""
     if codes.size and not 0 <= int(codes.min()) <= int(codes.max()) < entries:
-        raise ValueError(
-            f"lookup: found codes {codes.min()}..{codes.max()}, the table covers 0..{entries - 1}"
-        )
+        raise ValueError(f"lookup: found codes {codes.min()}..{codes.max()}, the table covers 0..{entries - 1}")
 
 
 def check_max_pool(geometry: Geometry) -> None:
@@ -100,12 +91,7 @@ def check_requantise(
     factors, addends, places = (np.asarray(table, np.int64) for table in (multiplier, offset, shift))
     divisors = factors.shape[0] if factors.ndim else 0
     for name, table in (("multiplier", factors), ("offset", addends), ("shift", places)):
-        if (
-            table.ndim != 2
-            or table.shape[0] != divisors
-            or table.shape[1] not in {1, shape[3]}
-            or not divisors
-        ):
+        if table.ndim != 2 or table.shape[0] != divisors or table.shape[1] not in {1, shape[3]} or not divisors:
             raise ValueError(f"requantise: {name} {table.shape}, expected ({divisors or 1}, {shape[3]} or 1)")
     check_int32("requantise", lowest_multiplier=int(factors.min()), highest_multiplier=int(factors.max()))
     if places.min() < 0 or places.max() > MAX_SHIFT:

@@ -13,7 +13,6 @@ reuses each vector of weights. The planes of an image are packed once and read b
 """
 
 # Arithmetic takes its arguments by position.
-# ruff: noqa: PLR0917
 
 from dataclasses import dataclass
 from typing import Self
@@ -131,9 +130,7 @@ def convolve_image(
             step = out_channels if is_whole else WORD_LANES
             for pixel in range(0, pixels, PIXELS):
                 place = pixel * out_channels + first if is_whole else 0
-                dot_tile(
-                    planes, weights, first_weight, starts, pixel, height, run, signed, target, place, step
-                )
+                dot_tile(planes, weights, first_weight, starts, pixel, height, run, signed, target, place, step)
                 if not is_whole:
                     copy_lanes(tile, WORD_LANES, lanes, pixel, first, by_pixel)
         channels = slice(group * per_group, (group + 1) * per_group)
@@ -204,9 +201,7 @@ class BitSerialConvolution:
         """Rearrange the weights. Raises ValueError for bipolar codes or codes of more than 8 bits."""
         check_convolution(weights, geometry, coding)
         if coding.bipolar or coding.bits > MAX_BITS:
-            raise ValueError(
-                f"bit_serial: found {coding!r}, expected codes of 1..{MAX_BITS} bits, not bipolar"
-            )
+            raise ValueError(f"bit_serial: found {coding!r}, expected codes of 1..{MAX_BITS} bits, not bipolar")
         weight_sums = weights.signs().sum(axis=(1, 2, 3), dtype=np.int64)
         return cls(
             weights=weights,

@@ -6,7 +6,6 @@ to sixteen 32-bit sums.
 """
 
 # Arithmetic takes its arguments by position.
-# ruff: noqa: PLR0917
 
 from dataclasses import dataclass
 from typing import Self

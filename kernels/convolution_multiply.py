@@ -4,7 +4,6 @@ Sixteen output channels fill one vector; the value of an activation is broadcast
 """
 
 # Arithmetic takes its arguments by position.
-# ruff: noqa: PLR0917
 
 from dataclasses import dataclass
 from typing import Self

@@ -7,7 +7,6 @@ reads as -1 per channel, and the sum of that tap's weights is added back at the 
 """
 
 # Arithmetic takes its arguments by position.
-# ruff: noqa: PLR0917
 
 from dataclasses import dataclass
 from typing import Self

@@ -1,7 +1,6 @@
 """One image as bit planes in a padded buffer, and its window sums: the input of the popcount kernels."""
 
 # Arithmetic takes its arguments by position.
-# ruff: noqa: PLR0917
 
 import numpy as np
 import numpy.typing as npt

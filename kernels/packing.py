@@ -46,13 +46,9 @@ def unpack_bits(words: npt.NDArray[np.uint64], count: int) -> npt.NDArray[np.uin
     Raises ValueError unless the dtype is uint64 and `count` lanes need exactly w words.
     """
     if words.dtype != np.uint64 or words.ndim == 0:
-        raise ValueError(
-            f"unpack_bits: found {words.dtype} of {words.ndim} axes, expected uint64 (..., words)"
-        )
+        raise ValueError(f"unpack_bits: found {words.dtype} of {words.ndim} axes, expected uint64 (..., words)")
     if count_words(count) != words.shape[-1]:
-        raise ValueError(
-            f"unpack_bits: found {words.shape[-1]} words, {count} lanes need {count_words(count)}"
-        )
+        raise ValueError(f"unpack_bits: found {words.shape[-1]} words, {count} lanes need {count_words(count)}")
     as_bytes = np.ascontiguousarray(words.astype("<u8")).view(np.uint8)
     lanes = words.shape[-1] * WORD_BITS
     unpacked = np.unpackbits(as_bytes.reshape(-1), bitorder="little").reshape(*words.shape[:-1], lanes)
@@ -97,14 +93,10 @@ def from_memory_image(words: Sequence[bitarray], count: int) -> npt.NDArray[np.u
     """
     widths = {len(word) for word in words}
     if len(widths) > 1 or any(word.endian != "little" for word in words):
-        raise ValueError(
-            f"from_memory_image: found words of {sorted(widths)} bits, expected little-endian, one width"
-        )
+        raise ValueError(f"from_memory_image: found words of {sorted(widths)} bits, expected little-endian, one width")
     word_bits = widths.pop() if widths else 1
     if word_bits == 0 or -(-count // word_bits) != len(words):
-        raise ValueError(
-            f"from_memory_image: {count} lanes do not fill {len(words)} words of {word_bits} bits"
-        )
+        raise ValueError(f"from_memory_image: {count} lanes do not fill {len(words)} words of {word_bits} bits")
     lanes = bitarray(endian="little")
     for word in words:
         lanes.extend(word)
@@ -119,9 +111,7 @@ def popcount_oracle(first: Sequence[int], second: Sequence[int], operation: Lite
     """
     left, right = bitarray([int(bit) for bit in first]), bitarray([int(bit) for bit in second])
     if len(left) != len(right):
-        raise ValueError(
-            f"popcount_oracle: vectors of {len(left)} and {len(right)} lanes, expected one length"
-        )
+        raise ValueError(f"popcount_oracle: vectors of {len(left)} and {len(right)} lanes, expected one length")
     if operation == "and":
         return count_and(left, right)
     if operation == "xor":

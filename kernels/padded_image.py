@@ -1,7 +1,6 @@
 """One image as values (zero point subtracted) in a padded buffer: the input of the additive kernels."""
 
 # Arithmetic takes its arguments by position.
-# ruff: noqa: PLR0917
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +24,7 @@ def fill_row(codes: Array32, factor: int, zero_point: int, out: Array32) -> None
 
 
 @inline
-def pad_image(
-    codes: Array32, image: int, top: int, left: int, factor: int, zero_point: int, values: Array32
-) -> None:
+def pad_image(codes: Array32, image: int, top: int, left: int, factor: int, zero_point: int, values: Array32) -> None:
     """Write the values of codes[image] (H, W, C) into (groups, padded height, padded width, C / groups).
 
     The padding is left as it is: it holds the value 0.

@@ -6,7 +6,6 @@ with per-channel constants and LLVM turns it into vector code. No range is check
 """
 
 # Arithmetic takes its arguments by position.
-# ruff: noqa: PLR0917
 
 from typing import Any
 

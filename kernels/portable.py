@@ -6,7 +6,6 @@ as long as the true result fits 32 bits (partial sums may wrap, two's complement
 """
 
 # Arithmetic takes its arguments by position.
-# ruff: noqa: PLR0917
 
 from collections.abc import Sequence
 
@@ -42,12 +41,8 @@ def requantise(
     """
     checked = check_tensor("requantise", acc)
     channels = acc.shape[3]
-    factors, addends, places, rows = check_requantise(
-        acc.shape, multiplier, offset, shift, classes, low, high
-    )
-    tables = [
-        np.ascontiguousarray(np.broadcast_to(table, (len(table), channels))) for table in (addends, places)
-    ]
+    factors, addends, places, rows = check_requantise(acc.shape, multiplier, offset, shift, classes, low, high)
+    tables = [np.ascontiguousarray(np.broadcast_to(table, (len(table), channels))) for table in (addends, places)]
     narrow = np.ascontiguousarray(np.broadcast_to(factors, (len(factors), channels)), np.int32)
     out = np.empty(acc.shape, np.int32)
     pointwise.requantise_pixels(_pixels(checked), narrow, tables[0], tables[1], rows, low, high, _pixels(out))

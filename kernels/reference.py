@@ -5,7 +5,6 @@ sum that a program of at most 32-bit tensors can form.
 """
 
 # Arithmetic takes its arguments by position.
-# ruff: noqa: PLR0917
 
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
@@ -40,18 +39,14 @@ def convolution(codes: IntArray, weights: npt.NDArray[Any], geometry: Geometry, 
             f"do not fit codes {codes.shape}"
         )
     if out_channels % geometry.groups:
-        raise ValueError(
-            f"convolution: {out_channels} output channels do not split into {geometry.groups} groups"
-        )
+        raise ValueError(f"convolution: {out_channels} output channels do not split into {geometry.groups} groups")
     wide = codes.astype(np.int64)
     values = 2 * wide - 1 if coding.bipolar else wide - coding.zero_point
     size = geometry.output_size(codes.shape[1], codes.shape[2])
     acc = np.zeros((codes.shape[0], *size, out_channels), np.int64)
     for group in range(geometry.groups):
         inputs = slice(group * per_group, (group + 1) * per_group)
-        outputs = slice(
-            group * out_channels // geometry.groups, (group + 1) * out_channels // geometry.groups
-        )
+        outputs = slice(group * out_channels // geometry.groups, (group + 1) * out_channels // geometry.groups)
         filters = weights[outputs].astype(np.int64)
         for row, column, tap in _taps(values[..., inputs], geometry, padding=0):
             acc[..., outputs] += np.einsum("nhwc,oc->nhwo", tap, filters[:, row, column])

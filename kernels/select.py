@@ -143,14 +143,10 @@ def default_choice() -> str:
 def check_choice(choice: str) -> None:
     """Raise ValueError unless `choice` is one of `KERNEL_CHOICES`."""
     if choice not in KERNEL_CHOICES:
-        raise ValueError(
-            f"kernels: {choice!r} is no choice of kernels, expected one of {', '.join(KERNEL_CHOICES)}"
-        )
+        raise ValueError(f"kernels: {choice!r} is no choice of kernels, expected one of {', '.join(KERNEL_CHOICES)}")
 
 
-def prepare_convolution(
-    weights: Weights, geometry: Geometry, coding: Coding, *, choice: str
-) -> PreparedConvolution:
+def prepare_convolution(weights: Weights, geometry: Geometry, coding: Coding, *, choice: str) -> PreparedConvolution:
     """Rearrange the weights for the kernel that `choose` names on this machine.
 
     Raises ValueError when weights, geometry and coding do not describe one convolution.

@@ -1,7 +1,6 @@
 """Where a block of output channels goes: straight into the output, or through a tile when it is not whole."""
 
 # Arithmetic takes its arguments by position.
-# ruff: noqa: PLR0917
 
 import numpy as np
 import numpy.typing as npt

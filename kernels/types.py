@@ -41,9 +41,7 @@ class Coding:
         if self.bipolar and (self.bits, self.signed, self.zero_point) != (1, False, 0):
             raise ValueError(f"Coding: bipolar codes have 1 bit, unsigned, zero point 0; found {self!r}")
         if not self.low <= self.zero_point <= self.high:
-            raise ValueError(
-                f"Coding: zero point {self.zero_point} outside [{self.low}, {self.high}] of the code"
-            )
+            raise ValueError(f"Coding: zero point {self.zero_point} outside [{self.low}, {self.high}] of the code")
 
     @property
     def low(self) -> int:
@@ -110,26 +108,18 @@ class BinaryWeights:
     def __post_init__(self) -> None:
         words, lanes = self.words, self.channels_per_group
         if words.dtype != np.uint64 or words.ndim != 4 or 0 in words.shape:
-            raise ValueError(
-                f"BinaryWeights: found {words.dtype} {words.shape}, expected uint64 (O, KH, KW, words)"
-            )
+            raise ValueError(f"BinaryWeights: found {words.dtype} {words.shape}, expected uint64 (O, KH, KW, words)")
         if lanes < 1 or words.shape[3] != count_words(lanes):
-            raise ValueError(
-                f"BinaryWeights: found {words.shape[3]} words, {lanes} channels need {count_words(lanes)}"
-            )
+            raise ValueError(f"BinaryWeights: found {words.shape[3]} words, {lanes} channels need {count_words(lanes)}")
         if lanes % WORD_BITS and (words[..., -1] >> np.uint64(lanes % WORD_BITS)).any():
-            raise ValueError(
-                f"BinaryWeights: pad lanes after channel {lanes - 1} hold 1, expected 0; use from_signs"
-            )
+            raise ValueError(f"BinaryWeights: pad lanes after channel {lanes - 1} hold 1, expected 0; use from_signs")
         object.__setattr__(self, "words", _read_only(words))
 
     @classmethod
     def from_signs(cls, signs: npt.NDArray[np.int8]) -> Self:
         """Pack int8 (O, KH, KW, Cg) of -1 and +1. Raises ValueError on any other value."""
         if signs.ndim != 4 or not np.isin(signs, (-1, 1)).all():
-            raise ValueError(
-                f"BinaryWeights: expected (O, KH, KW, Cg) of -1 and +1, found shape {signs.shape}"
-            )
+            raise ValueError(f"BinaryWeights: expected (O, KH, KW, Cg) of -1 and +1, found shape {signs.shape}")
         return cls(words=pack_bits(signs > 0), channels_per_group=signs.shape[3])
 
     @property
@@ -160,9 +150,7 @@ class IntegerWeights:
     def __post_init__(self) -> None:
         values = self.values
         if values.dtype != np.int8 or values.ndim != 4 or 0 in values.shape:
-            raise ValueError(
-                f"IntegerWeights: found {values.dtype} {values.shape}, expected int8 (O, KH, KW, Cg)"
-            )
+            raise ValueError(f"IntegerWeights: found {values.dtype} {values.shape}, expected int8 (O, KH, KW, Cg)")
         object.__setattr__(self, "values", _read_only(values))
 
     @property
@@ -202,13 +190,9 @@ def check_convolution(weights: Weights, geometry: Geometry, coding: Coding) -> N
     """Raise ValueError unless weights and geometry describe one convolution."""
     out_channels, *kernel, _ = weights.shape
     if tuple(kernel) != tuple(geometry.kernel):
-        raise ValueError(
-            f"convolution: weights are {kernel[0]}x{kernel[1]}, the geometry says {geometry.kernel}"
-        )
+        raise ValueError(f"convolution: weights are {kernel[0]}x{kernel[1]}, the geometry says {geometry.kernel}")
     if out_channels % geometry.groups:
-        raise ValueError(
-            f"convolution: {out_channels} output channels do not split into {geometry.groups} groups"
-        )
+        raise ValueError(f"convolution: {out_channels} output channels do not split into {geometry.groups} groups")
     if not isinstance(coding, Coding):
         raise ValueError(f"convolution: found coding {coding!r}, expected a Coding")
 

@@ -20,9 +20,7 @@ from bnhw.export.layers import BinaryConv2d  # noqa: E402
 from bnhw.export.zoo import WideResNet, WideResNetConfig  # noqa: E402
 
 CONFIGS = {
-    "shifted_relu": WideResNetConfig(
-        depth=8, base_width=2, input_channels=1, input_mean=(4.9,), input_std=(6.0,)
-    ),
+    "shifted_relu": WideResNetConfig(depth=8, base_width=2, input_channels=1, input_mean=(4.9,), input_std=(6.0,)),
     "batch_norm": WideResNetConfig(
         depth=8,
         base_width=2,
@@ -71,9 +69,7 @@ def test_a_checkpoint_comes_back_bit_for_bit(model: WideResNet, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
-def test_signs_only_keeps_the_logits_at_a_quarter_of_the_size(
-    model: WideResNet, tmp_path: Path, suffix: str
-) -> None:
+def test_signs_only_keeps_the_logits_at_a_quarter_of_the_size(model: WideResNet, tmp_path: Path, suffix: str) -> None:
     save_checkpoint(model, tmp_path / f"signs{suffix}", signs_only=True)
     loaded = load_checkpoint(tmp_path / f"signs{suffix}")
     assert torch.equal(loaded(image_of(model)), model(image_of(model)))
@@ -183,9 +179,7 @@ def test_every_wrong_tensor_is_listed_at_once(small: WideResNet, tmp_path: Path)
         assert part in str(caught.value)
 
 
-def test_a_configuration_of_a_huge_network_is_refused_before_it_is_built(
-    small: WideResNet, tmp_path: Path
-) -> None:
+def test_a_configuration_of_a_huge_network_is_refused_before_it_is_built(small: WideResNet, tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     write_safetensors(path, dict(small.state_dict()), {**small.config.to_json(), "width": 1000})
     with pytest.raises(BadInput, match="the tensors do not fit"):
@@ -278,9 +272,7 @@ def test_a_pt_file_of_another_layout_is_refused(tmp_path: Path, content: Any, me
 def test_an_unknown_suffix_is_refused(small: WideResNet, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"unknown suffix '.h5'; expected .safetensors or .pt"):
         save_checkpoint(small, tmp_path / "net.h5")
-    with pytest.raises(
-        BadInput, match=r"unknown suffix '.h5'; expected one of .safetensors, .pt, .pth, .mat"
-    ):
+    with pytest.raises(BadInput, match=r"unknown suffix '.h5'; expected one of .safetensors, .pt, .pth, .mat"):
         load_checkpoint(tmp_path / "net.h5")
 
 

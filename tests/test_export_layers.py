@@ -99,16 +99,12 @@ def test_materialised_weights_have_two_values_and_the_same_outputs() -> None:
 @pytest.mark.parametrize("padding", ["symmetric", "tf_same"])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(("height", "width"), [(size, SIZES[-1 - i]) for i, size in enumerate(SIZES)])
-def test_convolution_equals_the_slow_reference(
-    padding: Padding, stride: int, height: int, width: int
-) -> None:
+def test_convolution_equals_the_slow_reference(padding: Padding, stride: int, height: int, width: int) -> None:
     torch.manual_seed(2)
     layer = BinaryConv2d(3, 2, 3, stride=stride, padding=padding)
     image = torch.randint(-8, 8, (2, 3, height, width)).float()
     signs = np.where(layer.weight.detach().numpy() >= 0, 1.0, -1.0)
-    expected = _slow_windows(
-        image.numpy(), stride, padding, lambda taps: np.einsum("nihw,oihw->no", taps, signs)
-    )
+    expected = _slow_windows(image.numpy(), stride, padding, lambda taps: np.einsum("nihw,oihw->no", taps, signs))
     np.testing.assert_allclose(layer(image).detach().numpy(), expected * layer.scale.item(), atol=1e-5)
 
 

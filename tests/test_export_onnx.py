@@ -33,9 +33,7 @@ CONFIGS = {
     "shifted_relu": replace(SMALL, input_channels=1, input_mean=(120.0,), input_std=(60.0,)),
     "shifted_relu_tf_same": replace(SMALL, padding="tf_same", input_relu=True),
     "batch_norm": replace(SMALL, normalisation="batch_norm", input_relu=True),
-    "batch_norm_tf_same": replace(
-        SMALL, normalisation="batch_norm", padding="tf_same", batch_norm_affine=True
-    ),
+    "batch_norm_tf_same": replace(SMALL, normalisation="batch_norm", padding="tf_same", batch_norm_affine=True),
     "odd_sizes_tf_same": replace(SMALL, normalisation="batch_norm", padding="tf_same", image_size=(9, 6)),
     "float": replace(SMALL, weights="float"),
 }
@@ -67,9 +65,7 @@ def pixels(shape: tuple[int, int, int], count: int) -> Tensor:
 def run(proto: onnx.ModelProto, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     logits: npt.NDArray[np.float32] = session.run(None, {"image": image})[0]
     return logits
 
@@ -347,9 +343,7 @@ def test_shifts_move_by_at_most_one_pixel_and_fill_with_zero() -> None:
     image[:, 0, 2, 2] = 1.0
     moved = train_digits.shift_randomly(image)
     assert bool((moved.sum(dim=(1, 2, 3)) == 1).all())
-    assert {tuple(place) for place in moved.nonzero()[:, 2:].tolist()} == {
-        (y, x) for y in (1, 2, 3) for x in (1, 2, 3)
-    }
+    assert {tuple(place) for place in moved.nonzero()[:, 2:].tolist()} == {(y, x) for y in (1, 2, 3) for x in (1, 2, 3)}
 
 
 def test_a_missing_scikit_learn_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,9 +114,7 @@ def test_every_set_offers_the_same_operations() -> None:
     for choice in KERNEL_CHOICES:
         kernels = kernel_set(choice)
         assert kernels.choice == choice
-        assert all(
-            callable(getattr(kernels, f.name)) for f in dataclasses.fields(kernels) if f.name != "choice"
-        )
+        assert all(callable(getattr(kernels, f.name)) for f in dataclasses.fields(kernels) if f.name != "choice")
 
 
 def test_mismatched_weights_and_geometry_are_refused() -> None:

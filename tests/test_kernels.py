@@ -95,9 +95,7 @@ def test_extreme_codes_are_exact_at_every_width(kernel: str, bits: int, signed: 
     weights = BinaryWeights.from_signs(np.ones((9, 3, 3, 130), np.int8))
     for code in (coding.low, coding.high):
         codes = np.full((1, 5, 6, 130), code, np.int32)
-        expect_equal_to_reference(
-            kernel, Convolution(weights=weights, geometry=SAME, coding=coding, codes=codes)
-        )
+        expect_equal_to_reference(kernel, Convolution(weights=weights, geometry=SAME, coding=coding, codes=codes))
 
 
 @pytest.mark.parametrize(
@@ -381,9 +379,7 @@ def test_channel_operations_equal_reference(codes: Int32Array, value: int, befor
     total = portable.global_sum(codes, value)
     assert total.shape == (codes.shape[0], 1, 1, codes.shape[3])
     np.testing.assert_array_equal(total, reference.global_sum(codes, value))
-    np.testing.assert_array_equal(
-        total[0, 0, 0, 0], int(codes[0, :, :, 0].sum() - value * codes[0, :, :, 0].size)
-    )
+    np.testing.assert_array_equal(total[0, 0, 0, 0], int(codes[0, :, :, 0].sum() - value * codes[0, :, :, 0].size))
     padded = portable.pad_channels(codes, before, after, value)
     np.testing.assert_array_equal(padded, reference.pad_channels(codes, before, after, value))
     np.testing.assert_array_equal(padded[..., before : padded.shape[3] - after], codes)

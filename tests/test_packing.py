@@ -40,9 +40,7 @@ def test_unpack_inverts_pack_on_any_axes(first: int, second: int, lanes: int, se
 
 
 @given(st.integers(1, 20), st.booleans(), st.integers(1, 130), st.integers(0, 99))
-def test_planes_weighted_by_powers_of_two_give_the_codes(
-    bits: int, signed: bool, channels: int, seed: int
-) -> None:
+def test_planes_weighted_by_powers_of_two_give_the_codes(bits: int, signed: bool, channels: int, seed: int) -> None:
     low = -(1 << (bits - 1)) if signed else 0
     codes = np.random.default_rng(seed).integers(low, low + (1 << bits), (2, 3, channels)).astype(np.int32)
     planes = pack_planes(codes, bits)

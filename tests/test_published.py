@@ -83,9 +83,7 @@ def test_every_batch_norm_is_that_of_the_oracle(path: Path) -> None:
             sigma = oracle[f"{key}_sigma"].astype(np.float64)
             np.testing.assert_allclose(np.sqrt(state["running_var"].double().numpy()), sigma, rtol=1e-7)
         channels = norm.num_features
-        np.testing.assert_array_equal(
-            state.get("weight", torch.ones(channels)).numpy(), oracle[f"{key}_gamma"]
-        )
+        np.testing.assert_array_equal(state.get("weight", torch.ones(channels)).numpy(), oracle[f"{key}_gamma"])
         np.testing.assert_array_equal(state.get("bias", torch.zeros(channels)).numpy(), oracle[f"{key}_beta"])
         assert norm.eps == pytest.approx(float(oracle["eps"]), rel=1e-6)
 
@@ -130,10 +128,8 @@ def documented_forward(oracle: Any, image: Tensor) -> Tensor:
         gamma, beta, mean = (
             torch.from_numpy(oracle[f"{key}_{part}"])[:, None, None] for part in ("gamma", "beta", "mean")
         )
-        if f"{key}_var" in oracle:
-            sigma = np.sqrt(oracle[f"{key}_var"] + oracle["eps"])
-        else:
-            sigma = oracle[f"{key}_sigma"]
+        variance = oracle.get(f"{key}_var")
+        sigma = oracle[f"{key}_sigma"] if variance is None else np.sqrt(variance + oracle["eps"])
         normed: Tensor = gamma * (x - mean) / torch.from_numpy(sigma)[:, None, None] + beta
         return normed
 
@@ -149,9 +145,7 @@ def documented_forward(oracle: Any, image: Tensor) -> Tensor:
     def pool(x: Tensor) -> Tensor:
         inside = pad(torch.ones_like(x))
         window = torch.ones(x.shape[1], 1, 3, 3)
-        sums, counts = (
-            functional.conv2d(value, window, stride=2, groups=x.shape[1]) for value in (pad(x), inside)
-        )
+        sums, counts = (functional.conv2d(value, window, stride=2, groups=x.shape[1]) for value in (pad(x), inside))
         return sums / counts
 
     x = norm(0, image)
@@ -211,9 +205,7 @@ def small_keras() -> dict[str, Any]:
     channels = [inputs for _, inputs in SHAPES] + [10]
     for index, count in enumerate(channels):
         rows = 4 if index == 0 else 2
-        variables[f"batch_normalization_v1_{index + 84}"] = rng.uniform(0.5, 2, (rows, count)).astype(
-            np.float32
-        )
+        variables[f"batch_normalization_v1_{index + 84}"] = rng.uniform(0.5, 2, (rows, count)).astype(np.float32)
     return variables
 
 
@@ -264,9 +256,7 @@ def test_keras_batch_norm_rows_are_gain_shift_mean_variance(tmp_path: Path) -> N
     rows = variables["batch_normalization_v1_84"]
     for name, row in zip(("weight", "bias", "running_mean", "running_var"), rows, strict=True):
         np.testing.assert_array_equal(first.state_dict()[name].numpy(), row)
-    np.testing.assert_array_equal(
-        second.state_dict()["running_var"].numpy(), variables["batch_normalization_v1_85"][1]
-    )
+    np.testing.assert_array_equal(second.state_dict()["running_var"].numpy(), variables["batch_normalization_v1_85"][1])
     assert "weight" not in second.state_dict()
 
 

@@ -101,7 +101,10 @@ def _cost_rows(report: Report) -> list[tuple[str, str]]:
     return [
         ("weights", format_bits(totals.weight_bits)),
         ("MACs", f"{totals.macs_full:,} per image"),
-        ("multipliers", f"{report.array_multiplications} in the array; {totals.multipliers:,} requantise steps per image"),
+        (
+            "multipliers",
+            f"{report.array_multiplications} in the array; {totals.multipliers:,} requantise steps per image",
+        ),
         ("peak live activations", format_bits(report.peak_activation_bits)),
     ]
 

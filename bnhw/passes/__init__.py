@@ -1,0 +1,1 @@
+"""The passes of the compiler, one file each; `pipeline` has their order."""

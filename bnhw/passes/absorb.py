@@ -76,9 +76,7 @@ class AbsorbFlatten:
         return graph
 
 
-def _sink(
-    nodes: list[Node], index: int, shape: Shape, outputs: tuple[str, ...]
-) -> tuple[list[Node], tuple[str, ...]]:
+def _sink(nodes: list[Node], index: int, shape: Shape, outputs: tuple[str, ...]) -> tuple[list[Node], tuple[str, ...]]:
     """Move the Flatten at `index` one step down (or into a convolution) for each of its readers."""
     flatten = nodes[index]
     if flatten.output in outputs:
@@ -94,9 +92,7 @@ def _sink(
             case Clamp() | Sign() | Affine():
                 inner = f"{node.output}/image"
                 attributes = _image_attributes(node, shape)
-                result.append(
-                    replace(node, name=inner, output=inner, inputs=flatten.inputs, attributes=attributes)
-                )
+                result.append(replace(node, name=inner, output=inner, inputs=flatten.inputs, attributes=attributes))
                 result.append(replace(flatten, name=node.name, inputs=(inner,), output=node.output))
             case _:
                 raise PassFailed(

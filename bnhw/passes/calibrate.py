@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bnhw.dtypes import Array
 from bnhw.errors import PassFailed
 from bnhw.graph import Graph, Node
-from bnhw.ops import Add, Array, ChannelPad, MaxPool, QuantisePoint
+from bnhw.ops import Add, ChannelPad, MaxPool, QuantisePoint
 from bnhw.verify import evaluate
 
 BATCH = 16

@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from bnhw.dtypes import Array
 from bnhw.graph import Graph, Node, rename_inputs, unique_name
-from bnhw.ops import Affine, Array, freeze
+from bnhw.ops import Affine, freeze
 from bnhw.options import CompileOptions
 from bnhw.passes.absorb import AbsorbFlatten, AbsorbZeroPads
 from bnhw.passes.base import Pass, run_passes

@@ -137,16 +137,17 @@ class _Placer:
                 group = self.new_group()
                 node = replace(node, inputs=tuple(self.codes(name, node, group=group) for name in node.inputs))
                 state = State.CODED
+                self.roles[node.output] = Role.ACTIVATION
             case Affine():
                 state = State.SCALED
                 node = self.extend_chain(node, State.DIVIDED)
             case Clamp() | Sign():
                 state = State.BIPOLAR if isinstance(node.attributes, Sign) else State.CLAMPED
                 node = self.extend_chain(node, State.SCALED)
-            case QuantisePoint():
+            case QuantisePoint(role=role):
                 node = self.extend_chain(node, State.CLAMPED)
                 state = State.CODED
-                self.roles[node.output] = node.attributes.role
+                self.roles[node.output] = role
             case _:
                 node = self.exact_inputs(node)
                 state = self.state_of_sum(node)
@@ -158,8 +159,7 @@ class _Placer:
     def exact_inputs(self, node: Node) -> Node:
         """`node` reading codes or exact sums only."""
         inputs = tuple(
-            name if self.states[name] in (State.CODED, State.EXACT) else self.codes(name, node)
-            for name in node.inputs
+            name if self.states[name] in (State.CODED, State.EXACT) else self.codes(name, node) for name in node.inputs
         )
         return replace(node, inputs=inputs)
 

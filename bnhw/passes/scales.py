@@ -143,7 +143,7 @@ def _positive(number: float) -> float:
 def _snap(scale: float, step: float, *, least_exponent: float) -> float:
     tolerance = 1e-9  # a ratio that is a power of two but for float rounding stays one
     exponent = max(math.ceil(math.log2(scale / step) - tolerance), least_exponent)
-    return step * 2.0**exponent
+    return float(step * 2.0**exponent)
 
 
 def _logits(seen: Range, step: float | None) -> Quantisation:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from bnhw.dtypes import Array
 from bnhw.graph import Graph, Node, rename_inputs, unique_name
-from bnhw.ops import Affine, Array, Convolution, freeze
+from bnhw.ops import Affine, Convolution, freeze
 from bnhw.weights import channel_magnitudes, to_integers, to_signs
 
 

@@ -1,0 +1,162 @@
+"""ONNX operations that work number by number: constants, batch norm, clamps and signs."""
+
+import numpy as np
+
+from bnhw.dtypes import Array
+from bnhw.onnx_builder import Builder, Imported, OnnxNode, Predicate, Refused, affine, require_finite, scalar
+from bnhw.ops import Add, Clamp, Sign
+
+
+def _per_channel(value: Imported, constant: Array) -> Array:
+    """A constant operand as one float64 number a channel."""
+    shape = (1,) * (value.rank - constant.ndim) + constant.shape
+    if constant.ndim > value.rank or any(n != 1 for axis, n in enumerate(shape) if axis != 1):
+        raise Refused(
+            f"its constant of shape {constant.shape} changes over more than the channels; one number, or one a channel"
+        )
+    numbers = constant.astype(np.float64).reshape(-1)
+    if numbers.size not in (1, value.shape[0]):
+        raise Refused(f"its constant has {numbers.size} numbers for {value.shape[0]} channels")
+    require_finite(numbers, "constant")
+    return np.broadcast_to(numbers, (value.shape[0],))
+
+
+def _operands(builder: Builder, node: OnnxNode) -> tuple[Imported, Array, bool]:
+    """The computed operand, the constant one, and whether the constant stands first."""
+    first_constant = builder.is_constant(node.inputs[0])
+    value = builder.value(node, 1 if first_constant else 0)
+    constant = builder.constant(node, 0 if first_constant else 1, "operand")
+    return value, _per_channel(value, constant), first_constant
+
+
+def convert_add(builder: Builder, node: OnnxNode) -> Imported:
+    """Add: a constant is a shift; two computed values are a residual addition."""
+    if any(map(builder.is_constant, node.inputs)):
+        value, constant, _ = _operands(builder, node)
+        return affine(builder, node, value, 1.0, constant)
+    return builder.emit(node, Add(), builder.value(node, 0), builder.value(node, 1))
+
+
+def convert_subtract(builder: Builder, node: OnnxNode) -> Imported:
+    """Sub: with one constant operand."""
+    value, constant, constant_first = _operands(builder, node)
+    if constant_first:
+        return affine(builder, node, value, -1.0, constant)
+    return affine(builder, node, value, 1.0, -constant)
+
+
+def convert_multiply(builder: Builder, node: OnnxNode) -> Imported:
+    """Mul: by a constant."""
+    if not any(map(builder.is_constant, node.inputs)):
+        raise Refused("multiplies two computed values; only products with constants can be folded")
+    value, constant, _ = _operands(builder, node)
+    return affine(builder, node, value, constant, 0.0)
+
+
+def convert_divide(builder: Builder, node: OnnxNode) -> Imported:
+    """Div: by a constant."""
+    value, constant, constant_first = _operands(builder, node)
+    if constant_first:
+        raise Refused("divides by a computed value; only division by constants can be folded")
+    if (constant == 0).any():
+        raise Refused("divides by 0")
+    return affine(builder, node, value, 1 / constant, 0.0)
+
+
+def convert_negate(builder: Builder, node: OnnxNode) -> Imported:
+    """Neg."""
+    return affine(builder, node, builder.value(node), -1.0, 0.0)
+
+
+def convert_batch_normalisation(builder: Builder, node: OnnxNode) -> Imported:
+    """Gain / sqrt(variance + epsilon) in float64 from the stored float32 numbers (NUMERICS, folding rules)."""
+    value = builder.value(node)
+    if node.attributes.get("training_mode", 0):
+        raise Refused("is in training mode; export the model in evaluation mode")
+    names = ("gain", "shift", "mean", "variance")
+    gain, shift, mean, variance = (
+        builder.constant(node, index, what).astype(np.float64) for index, what in enumerate(names, start=1)
+    )
+    for numbers, what in zip((gain, shift, mean, variance), names, strict=True):
+        require_finite(numbers, what)
+    epsilon = float(node.attributes.get("epsilon", 1e-5))
+    if (variance + epsilon <= 0).any():
+        raise Refused("has a variance that is not positive; recompute the batch-norm statistics")
+    scale = gain / np.sqrt(variance + epsilon)
+    return affine(builder, node, value, scale, shift - mean * scale)
+
+
+def convert_relu(builder: Builder, node: OnnxNode) -> Imported:
+    """Relu."""
+    return builder.emit(node, Clamp(low=0.0), builder.value(node))
+
+
+def convert_clip(builder: Builder, node: OnnxNode) -> Imported:
+    """Clip: bounds as inputs or, in old opsets, as attributes."""
+    low = scalar(builder.optional(node, 1, "min"), -np.inf)
+    high = scalar(builder.optional(node, 2, "max"), np.inf)
+    if low >= high:
+        raise Refused(f"its bounds {low} and {high} leave nothing")
+    return builder.emit(node, Clamp(low=low, high=high), builder.value(node))
+
+
+def _bound(builder: Builder, node: OnnxNode) -> tuple[Imported, float]:
+    if len(node.inputs) != 2:
+        raise Refused(f"has {len(node.inputs)} operands; a value and one constant are supported")
+    value, constant, _ = _operands(builder, node)
+    if (constant != constant[0]).any():
+        raise Refused("its constant differs between channels; one bound for all channels is supported")
+    return value, float(constant[0])
+
+
+def convert_maximum(builder: Builder, node: OnnxNode) -> Imported:
+    """Max of a value and one constant: shifted ReLU is max(-1, x)."""
+    value, bound = _bound(builder, node)
+    return builder.emit(node, Clamp(low=bound), value)
+
+
+def convert_minimum(builder: Builder, node: OnnxNode) -> Imported:
+    """Min of a value and one constant."""
+    value, bound = _bound(builder, node)
+    return builder.emit(node, Clamp(high=bound), value)
+
+
+def convert_sign(builder: Builder, node: OnnxNode) -> Imported:
+    """Sign: refused, it gives 0 at 0."""
+    raise Refused("ONNX Sign gives 0 at 0, which no 1-bit activation can hold; export where(x >= 0, 1, -1) instead")
+
+
+def convert_compare(builder: Builder, node: OnnxNode) -> None:
+    """GreaterOrEqual and Less with one constant: remembered for the Where behind them."""
+    value = builder.value(node)
+    threshold = scalar(builder.constant(node, 1, "threshold"), 0.0)
+    if threshold != 0:
+        shift = affine(builder, node, value, 1.0, -threshold)
+        value = shift
+    builder.predicates[node.outputs[0]] = Predicate(
+        operand=value.name, true_when_nonnegative=node.op == "GreaterOrEqual"
+    )
+    builder.values.setdefault(value.name, value)
+
+
+def convert_where(builder: Builder, node: OnnxNode) -> Imported:
+    """Where(x >= 0, a, -a): a bipolar activation."""
+    predicate = builder.predicates.get(node.inputs[0])
+    if predicate is None:
+        raise Refused("its condition is not a comparison x >= 0 or x < 0")
+    chosen = scalar(builder.constant(node, 1, "first choice"), 0.0)
+    other = scalar(builder.constant(node, 2, "second choice"), 0.0)
+    when_true, when_false = (chosen, other) if predicate.true_when_nonnegative else (other, chosen)
+    if when_true != -when_false or when_true <= 0:
+        raise Refused(f"chooses {when_true} where x >= 0 and {when_false} elsewhere; +a and -a are supported")
+    sign = builder.emit(node, Sign(), builder.values[predicate.operand])
+    return sign if when_true == 1 else affine(builder, node, sign, when_true, 0.0)
+
+
+def convert_bipolar_quantiser(builder: Builder, node: OnnxNode) -> Imported:
+    """QONNX BipolarQuant: +scale where x >= 0, else -scale."""
+    scale = scalar(builder.constant(node, 1, "scale"), 1.0)
+    if not scale > 0:
+        raise Refused(f"its scale is {scale}; a positive one is expected")
+    sign = builder.emit(node, Sign(), builder.value(node))
+    return sign if scale == 1 else affine(builder, node, sign, scale, 0.0)
