@@ -95,9 +95,9 @@ def demo(
 ) -> None:
     """Run the whole flow on a small trained 1-bit network and real images, both shipped."""
     from bnhw.demo.flow import run_demo
-    from bnhw.reports.tables import summary_table
+    from bnhw.demo.table import demo_table
 
-    show(summary_table("Demo: handwritten digits, 1-bit weights, shifted ReLU, no batch norm", run_demo(output, say)))
+    show(demo_table(run_demo(output, say)))
 
 
 @app.command()

@@ -104,7 +104,7 @@ class Machine:
     def steps(self, images: Array) -> Iterator[Step]:
         """Execute `images` (uint8, (images, height, width, channels)) and yield every instruction's result."""
         dtype = np.int64 if self.kernel_set.choice == "reference" else np.int32
-        values: dict[str, Array] = {self.program.input: images.astype(dtype)}
+        values: dict[str, Array] = {self.program.input: np.ascontiguousarray(images, dtype)}
         for position, instruction in enumerate(self.program.instructions):
             value, saturations = self._execute(instruction, [values[name] for name in instruction.inputs])
             yield Step(instruction=instruction, value=value, saturations=saturations)

@@ -1,5 +1,6 @@
 """What a user may choose when a model is compiled."""
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 from typing import Self
@@ -73,8 +74,10 @@ class CompileOptions:
             found = getattr(self, name)
             if not low <= found <= high:
                 raise BadInput(f"{name} is {found}; {low} to {high} bits are allowed")
-        if not all(std > 0 for std in self.input_std) or not self.input_std or not self.input_mean:
+        if not self.input_std or not all(0 < std < math.inf for std in self.input_std):
             raise BadInput(f"input_std is {self.input_std}; positive numbers are expected, one or one a colour")
+        if not self.input_mean or not all(map(math.isfinite, self.input_mean)):
+            raise BadInput(f"input_mean is {self.input_mean}; finite numbers are expected, one or one a colour")
         Requantisation.parse(self.requantise)
 
     @property

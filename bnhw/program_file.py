@@ -10,6 +10,7 @@ import json
 import os
 import typing
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -59,7 +60,12 @@ def save_program(program: Program, path: Path) -> None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to `path` by way of a temporary file in the same folder; raises BadInput if that fails."""
+    """Write `data` to `path` by way of a temporary file in the same folder.
+
+    Raises BadInput if that fails, or if `path` is a folder or a device; then nothing is left behind.
+    """
+    if not path.name or (path.exists() and not path.is_file()):
+        raise BadInput(f"{path}: cannot be written (it is no regular file); choose another place with -o")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with temporary.open("wb") as file:
@@ -70,7 +76,8 @@ def write_atomically(path: Path, data: bytes) -> None:
     except OSError as error:
         raise BadInput(f"{path}: cannot be written ({error.strerror}); choose another place with -o") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # there is none, or its folder is none
+            temporary.unlink()
 
 
 def load_program(path: Path) -> Program:
@@ -95,7 +102,7 @@ def program_from_bytes(data: bytes, *, origin: str) -> Program:
         array.setflags(write=False)
     try:
         program = _decode_program(header, arrays)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InvalidProgram(f"{origin}: its header is not that of a program ({error}); compile it again") from error
     if program_to_bytes(program) != data:
         raise InvalidProgram(
@@ -118,7 +125,7 @@ def _read_header(data: bytes, origin: str) -> Mapping[str, Any]:
         raise InvalidProgram(
             f"{origin}: not a .bnhw file, or damaged in its header ({type(error).__name__}: {error}); compile it again"
         ) from error
-    if version != FORMAT_VERSION:
+    if type(version) is not int or version != FORMAT_VERSION:  # true == 1
         raise InvalidProgram(
             f"{origin}: format version {version!r}, this bnhw reads version {FORMAT_VERSION}; compile it again"
         )
@@ -187,4 +194,6 @@ def _decode(kind: Any, value: Any) -> Any:
         return float(value)
     if type(value) is not kind:
         raise TypeError(f"expected {kind.__name__}, found {value!s:.80}")
+    if kind is str:
+        value.encode()  # half a surrogate pair is text that cannot be printed
     return value

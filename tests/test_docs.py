@@ -1,0 +1,112 @@
+"""The documentation is true: its commands run, its tables are those of the code, its figures are measured."""
+
+import contextlib
+import io
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bnhw.demo.flow import DemoOutcome, run_demo
+from bnhw.demo.table import ROWS
+from bnhw.options import CompileOptions, RequantiseMode
+from bnhw.passes.pipeline import float_passes
+from bnhw.program import FORMAT_VERSION, INSTRUCTIONS
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+SEMANTICS = (ROOT / "docs" / "integer-semantics.md").read_text()
+
+
+def table_after(text: str, marker: str) -> list[list[str]]:
+    """The rows of the Markdown table behind `<!-- marker -->`, without its head."""
+    lines = text.split(f"<!-- {marker} -->\n")[1].splitlines()
+    rows = lines[: lines.index("")]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:]]
+
+
+def commands(text: str) -> list[str]:
+    """What follows `$ ` in console blocks."""
+    return [
+        line[2:]
+        for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL)
+        for line in block.splitlines()
+        if line.startswith("$ ")
+    ]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DemoOutcome]:
+    pytest.importorskip("sklearn", reason="the demo's images come with scikit-learn")
+    folder = tmp_path_factory.mktemp("readme")
+    return folder, run_demo(folder / "bnhw-demo", lambda _: None)
+
+
+def test_commands_of_the_readme_run_as_they_stand(demo: tuple[Path, DemoOutcome]) -> None:
+    own = [command for command in commands(README) if command.startswith("bnhw ")]
+    assert len(own) == 6
+    for command in own:
+        program = [sys.executable, "-c", "from bnhw.cli import main; main()", *shlex.split(command)[1:]]
+        done = subprocess.run(program, cwd=demo[0], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+
+
+def test_make_commands_of_the_readme_are_targets_that_ci_calls() -> None:
+    targets = [command.split()[1] for command in commands(README) if command.startswith("make ")]
+    assert targets == ["demo", "test"]
+    makefile = (ROOT / "Makefile").read_text()
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_python_of_the_readme_runs_as_it_stands(demo: tuple[Path, DemoOutcome]) -> None:
+    (source,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    printed = io.StringIO()
+    before = Path.cwd()
+    os.chdir(demo[0])
+    try:
+        with contextlib.redirect_stdout(printed):
+            exec(compile(source, "README.md", "exec"), {})  # noqa: S102  (our own text)
+    finally:
+        os.chdir(before)
+    accuracy, multiplications = printed.getvalue().split()[0], printed.getvalue().split()[-1]
+    assert float(accuracy) > 0.98
+    assert multiplications == "0"
+
+
+def test_demo_table_of_the_readme_is_what_the_demo_prints(demo: tuple[Path, DemoOutcome]) -> None:
+    printed = {name: [value(outcome) for outcome in demo[1].outcomes] for name, value in ROWS}
+    rows = table_after(README, "demo table")
+    assert rows
+    for name, *cells in rows:
+        assert cells == printed[name]
+
+
+def test_pass_table_is_the_pipeline_in_its_order() -> None:
+    names = [row[0].strip("`") for row in table_after(ARCHITECTURE, "pass table")]
+    assert names == [type(step).__name__ for step in float_passes(CompileOptions())]
+
+
+def test_instruction_table_is_complete_and_in_order() -> None:
+    assert [row[0].strip("`") for row in table_after(SEMANTICS, "instruction table")] == list(INSTRUCTIONS)
+
+
+def test_mode_table_is_complete() -> None:
+    names = {row[0].strip("`") for row in table_after(SEMANTICS, "mode table")}
+    assert names == {mode.value for mode in RequantiseMode}
+
+
+def test_format_version_of_the_documentation_is_the_code_s() -> None:
+    assert f"Format version: {FORMAT_VERSION}." in SEMANTICS
+
+
+@pytest.mark.parametrize("text", [README, ARCHITECTURE, SEMANTICS, (ROOT / "CONTRIBUTING.md").read_text()])
+def test_files_that_the_documentation_names_exist(text: str) -> None:
+    named = set(re.findall(r"[`(]((?:bnhw|kernels|export|tests|docs|benchmarks)/[\w./-]+\.(?:py|md|toml))[`)]", text))
+    missing = sorted(name for name in named if not (ROOT / name).exists())
+    assert not missing
