@@ -25,13 +25,15 @@ class MissingDependency(BnhwError):
 
 
 class UnsupportedModel(BnhwError):
-    """The ONNX model cannot be compiled. `problems` lists every reason found, not only the first."""
+    """The ONNX model cannot be compiled. `problems` lists every reason found, `advice` helps with all of them."""
 
-    def __init__(self, problems: Sequence[str], *, model: str = "the model") -> None:
+    def __init__(self, problems: Sequence[str], *, model: str = "the model", advice: str = "") -> None:
         self.problems = tuple(problems)
         noun = "problem stands" if len(self.problems) == 1 else "problems stand"
         listing = "\n".join(f"  {i}. {problem}" for i, problem in enumerate(self.problems, start=1))
-        super().__init__(f"{len(self.problems)} {noun} in the way of compiling {model}:\n{listing}")
+        super().__init__(
+            f"{len(self.problems)} {noun} in the way of compiling {model}:\n{listing}" + (advice and f"\n{advice}")
+        )
 
 
 class InvalidGraph(BnhwError):

@@ -4,6 +4,8 @@
 No pickled object is ever loaded.
 """
 
+import io
+import math
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +45,7 @@ def read_images(path: Path) -> Images:
     Raises BadInput, naming the file, what was found and what was expected, for a missing or damaged file,
     another kind of file, pickled objects, and pixels that are not uint8.
     """
-    if not path.is_file():
+    if not _is_file(path):
         raise BadInput(f"{path}: no such file; images are expected as .npz (images, labels) or .npy")
     if path.suffix == ".npz":
         arrays = _read_npz(path)
@@ -60,7 +62,7 @@ def read_images(path: Path) -> Images:
 
 def read_labels(path: Path, count: int) -> Array:
     """Labels from a `.npy` or `.npz` of their own; int64 (count,). Errors as in `read_images`."""
-    if not path.is_file():
+    if not _is_file(path):
         raise BadInput(f"{path}: no such file; labels are expected as .npy or .npz (labels)")
     found = _named(_read_npz(path), LABEL_KEYS) if path.suffix == ".npz" else _load_array(path)
     labels = _check_labels(path, found, count)
@@ -69,27 +71,57 @@ def read_labels(path: Path, count: int) -> Array:
     return labels
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise BadInput(f"{path}: cannot be read ({error.strerror}); check its name and permissions") from error
+
+
 def _read_npz(path: Path) -> dict[str, Array]:
     """The arrays of images and labels only; sizes are checked before anything is unpacked."""
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
-        if unpacked > MAX_IMAGE_BYTES:
-            raise BadInput(f"{path}: unpacks to {unpacked} bytes, at most {MAX_IMAGE_BYTES} are read; split the file")
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files if name in (*IMAGE_KEYS, *LABEL_KEYS)}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+            if unpacked > MAX_IMAGE_BYTES:
+                raise BadInput(
+                    f"{path}: unpacks to {unpacked} bytes, at most {MAX_IMAGE_BYTES} are read; split the file"
+                )
+            names = [name for name in (*IMAGE_KEYS, *LABEL_KEYS) if f"{name}.npy" in archive.namelist()]
+            return {name: _parse_array(archive.read(f"{name}.npy")) for name in names}
+    except BadInput:
+        raise
+    except Exception as error:  # zipfile, zlib and numpy raise errors of many kinds for a damaged file
         raise BadInput(f"{path}: not a readable .npz file ({error}); save it with numpy.savez") from error
 
 
 def _load_array(path: Path) -> Array:
     try:
-        loaded: Array = np.load(path, allow_pickle=False, mmap_mode="r")
-        if loaded.nbytes > MAX_IMAGE_BYTES:
-            raise BadInput(f"{path}: holds {loaded.nbytes} bytes, at most {MAX_IMAGE_BYTES} are read; split the file")
-        return np.array(loaded)
-    except (OSError, ValueError, EOFError) as error:
+        size = path.stat().st_size
+        if size > MAX_IMAGE_BYTES:
+            raise BadInput(f"{path}: holds {size} bytes, at most {MAX_IMAGE_BYTES} are read; split the file")
+        return _parse_array(path.read_bytes())
+    except BadInput:
+        raise
+    except Exception as error:  # as above
         raise BadInput(f"{path}: not a readable .npy file ({error}); save it with numpy.save") from error
+
+
+def _parse_array(data: bytes) -> Array:
+    """The array in the bytes of a `.npy` file, without a copy: a header that claims more than is there is an error.
+
+    Raises ValueError, or what numpy raises, for anything but one array of plain numbers.
+    """
+    file = io.BytesIO(data)
+    version = np.lib.format.read_magic(file)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, by_columns, dtype = read_header(file)
+    if dtype.hasobject:
+        raise ValueError("it holds pickled Python objects, which are never loaded")
+    count, start = math.prod(shape), file.tell()
+    if min(shape, default=0) < 0 or count * dtype.itemsize != len(data) - start:
+        raise ValueError(f"its header says {dtype} {shape}, behind it are {len(data) - start} bytes")
+    return np.frombuffer(data, dtype, count, start).reshape(shape, order="F" if by_columns else "C")
 
 
 def _named(arrays: dict[str, Array], keys: tuple[str, ...]) -> Array | None:

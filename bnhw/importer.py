@@ -13,19 +13,24 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir
+from onnx_ir.passes.common import LiftConstantsToInitializersPass
 from onnxscript import optimizer
 
 from bnhw.dtypes import Array
 from bnhw.errors import BadInput, UnsupportedModel
 from bnhw.graph import Graph, Value, remove_dead
 from bnhw.onnx_builder import Builder, OnnxNode
-from bnhw.onnx_ops import convert_node
+from bnhw.onnx_ops import CONVERTERS, convert_node
 
 MAX_MODEL_BYTES = 2**31 - 1
 """The limit of the protocol-buffer format itself."""
 
 MAX_FOLDED_ELEMENTS = 1 << 27
 """Constant folding makes no tensor larger than this: a model file is not trusted to size our memory."""
+
+
+ADVICE = f"Operations that can be read: {', '.join(sorted(CONVERTERS))}."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +102,7 @@ def import_onnx(model: onnx.ModelProto, *, name: str = "model") -> Graph:
     if not builder.problems and output not in builder.values:
         builder.problems.append(f"output {output!r} does not depend on the image")
     if builder.problems:
-        raise UnsupportedModel(builder.problems, model=name)
+        raise UnsupportedModel(builder.problems, model=name, advice=ADVICE if builder.unknown_ops else "")
     return remove_dead(
         Graph(
             name=name,
@@ -134,12 +139,33 @@ def _fold_constants(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     """Constant folding and shape inference by onnxscript, on a copy."""
     work = onnx.ModelProto()
     work.CopyFrom(model)
+    _drop_constant_inputs(work)
     _evaluate_bipolar_constants(work)
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     try:
-        return optimizer.optimize(work, input_size_limit=MAX_FOLDED_ELEMENTS, output_size_limit=MAX_FOLDED_ELEMENTS)
+        intermediate = onnx_ir.from_proto(work)
+        optimizer.inline(intermediate)
+        # Only folding: the optimiser's rewrites would put batch norms into the weights in float32, but a batch
+        # norm's constant is defined in float64 (docs/integer-semantics.md).
+        optimizer.fold_constants(
+            intermediate,
+            onnx_shape_inference=True,
+            input_size_limit=MAX_FOLDED_ELEMENTS,
+            output_size_limit=MAX_FOLDED_ELEMENTS,
+        )
+        optimizer.remove_unused_nodes(intermediate)
+        LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(intermediate)
+        return onnx_ir.to_proto(intermediate)
     except Exception as error:  # a malformed model fails inside the optimiser in many ways
         raise BadInput(f"{name}: not a well-formed ONNX model ({error}); run onnx.checker on it") from error
+
+
+def _drop_constant_inputs(model: onnx.ModelProto) -> None:
+    """Old files list every constant among the inputs too, where nothing may be folded into it."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    kept = [value for value in model.graph.input if value.name not in constants]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
 
 
 def _evaluate_bipolar_constants(model: onnx.ModelProto) -> None:

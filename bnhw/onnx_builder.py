@@ -77,6 +77,7 @@ class Builder:
     values: dict[str, Imported] = field(init=False)
     predicates: dict[str, Predicate] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
+    unknown_ops: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.values = {self.entry.name: Imported(name=self.entry.name, shape=self.entry.shape, rank=self.entry_rank)}

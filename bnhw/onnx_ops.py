@@ -21,7 +21,11 @@ def convert_node(builder: Builder, node: OnnxNode) -> None:
     converter = CONVERTERS.get(node.op)
     known_domain = node.domain in ("", "ai.onnx") or node.op in QONNX_OPS
     if converter is None or not known_domain:
-        builder.problems.append(_unknown_op(node))
+        domain = f" of domain {node.domain!r}" if node.domain else ""
+        builder.problems.append(
+            f"{node.op} {node.name!r}: operation{domain} is not supported; build the model without it"
+        )
+        builder.unknown_ops.add(node.op)
         builder.refused.update(node.outputs)
         return
     if builder.refused.intersection(node.inputs):
@@ -35,14 +39,6 @@ def convert_node(builder: Builder, node: OnnxNode) -> None:
         return
     if result is not None:
         builder.values[node.outputs[0]] = result
-
-
-def _unknown_op(node: OnnxNode) -> str:
-    domain = f" of domain {node.domain!r}" if node.domain else ""
-    return (
-        f"{node.op} {node.name!r}: operation{domain} is not supported; replace it in the model by supported ones "
-        f"({', '.join(sorted(CONVERTERS))})"
-    )
 
 
 QONNX_OPS = frozenset({"BipolarQuant"})

@@ -4,7 +4,8 @@ A program may come from a file, so nothing about it is trusted: every name, shap
 checked here before any memory for tensors is allocated.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
@@ -34,18 +35,22 @@ MAX_ELEMENTS = 1 << 28
 MAX_WINDOW = 1 << 12
 """No kernel, stride or pad is larger."""
 
+Range: TypeAlias = tuple[int, int]
+"""The smallest and the largest integer that a tensor can hold."""
+
 
 def check_program(program: Program, *, origin: str = "program") -> None:
     """Raise InvalidProgram with every broken rule; `origin` names the file in the message."""
     problems = _tensor_problems(program)
     if not problems:
-        made = {program.input}
+        image = program.tensor[program.input].dtype
+        ranges = {program.input: (image.low, image.high)}
         for number, instruction in enumerate(program.instructions):
             place = f"instruction {number} ({instruction.kind} -> {instruction.output!r})"
-            problems += [f"{place}: {text}" for text in _instruction_problems(program, instruction, made)]
-            made.add(instruction.output)
-        if program.output not in made:
-            problems.append(f"the output {program.output!r} is made by no instruction")
+            problems += [f"{place}: {text}" for text in _instruction_problems(program, instruction, ranges)]
+            declared = program.tensor[instruction.output].dtype
+            ranges.setdefault(instruction.output, (declared.low, declared.high))  # where a problem hides the true one
+        problems += _output_problems(program, ranges)
     if problems:
         listing = "\n".join(f"  - {problem}" for problem in problems)
         raise InvalidProgram(f"{origin} is not a well-formed program:\n{listing}\ncompile the model again")
@@ -58,7 +63,8 @@ def _tensor_problems(program: Program) -> list[str]:
     for tensor in program.tensors:
         if min(tensor.shape) < 1 or tensor.size > MAX_ELEMENTS:
             problems.append(f"tensor {tensor.name!r} has shape {tensor.shape}")
-        if tensor.dtype.bits > MAX_TENSOR_BITS or not tensor.dtype.low <= tensor.zero_point <= tensor.dtype.high:
+        bits = tensor.dtype.bits + (not tensor.dtype.signed)  # the sign bit that an unsigned type leaves out
+        if bits > MAX_TENSOR_BITS or not tensor.dtype.low <= tensor.zero_point <= tensor.dtype.high:
             problems.append(f"tensor {tensor.name!r}: {tensor.dtype} with zero point {tensor.zero_point}")
         if tensor.bipolar and (tensor.dtype != IntegerType(bits=1, signed=False) or tensor.zero_point):
             problems.append(f"tensor {tensor.name!r} is bipolar with {tensor.dtype}")
@@ -71,11 +77,21 @@ def _tensor_problems(program: Program) -> list[str]:
     return problems
 
 
-def _instruction_problems(program: Program, instruction: Instruction, made: set[str]) -> list[str]:
-    unknown = [name for name in instruction.inputs if name not in made]
+def _output_problems(program: Program, made: Collection[str]) -> list[str]:
+    if program.output == program.input or program.output not in made:
+        return [f"the output {program.output!r} is made by no instruction"]
+    shape = program.tensor[program.output].shape
+    if shape[:2] != (1, 1):
+        return [f"the output {program.output!r} has shape {shape}, expected (1, 1, classes)"]
+    return []
+
+
+def _instruction_problems(program: Program, instruction: Instruction, ranges: dict[str, Range]) -> list[str]:
+    """Every broken rule of one instruction; the range of a well-formed one's result is added to `ranges`."""
+    unknown = [name for name in instruction.inputs if name not in ranges]
     if unknown:
         return [f"reads {', '.join(map(repr, unknown))} before it is made"]
-    if instruction.output in made:
+    if instruction.output in ranges:
         return ["its result is made twice"]
     inputs = [program.tensor[name] for name in instruction.inputs]
     result = program.tensor[instruction.output]
@@ -85,11 +101,18 @@ def _instruction_problems(program: Program, instruction: Instruction, made: set[
     if missing:
         return [f"its constants {', '.join(map(repr, missing))} are missing"]
     problems = _own_problems(program, instruction, inputs, result)
-    if not problems:
-        expected = _result_shape(instruction, inputs)
-        if expected != result.shape:
-            problems.append(f"its result has shape {result.shape}, expected {expected}")
-    return problems
+    if problems:
+        return problems
+    expected = _result_shape(instruction, inputs)
+    if expected != result.shape:
+        return [f"its result has shape {result.shape}, expected {expected}"]
+    low, high = _result_range(program, instruction, inputs, [ranges[name] for name in instruction.inputs])
+    if not result.dtype.low <= low <= high <= result.dtype.high:
+        return [f"its result can be {low} to {high}, which is no {result.dtype}"]
+    ranges[instruction.output] = low, high
+    if isinstance(instruction, Requantise):
+        return _sum_problems(program, instruction, ranges[instruction.inputs[0]])
+    return []
 
 
 def _constant_names(instruction: Instruction) -> list[str]:
@@ -115,22 +138,50 @@ def _own_problems(program: Program, instruction: Instruction, inputs: Sequence[T
             return _requantise_problems(program, instruction, inputs[0], result)
         case AddSaturating():
             return _add_problems(instruction, inputs, result)
-        case PoolSum(window=window) | PoolMaximum(window=window):
+        case PoolSum(window=window):
             return _window_problems(window, inputs[0])
+        case PoolMaximum(window=window):
+            return _maximum_problems(window, inputs[0], result)
         case PadChannels():
-            return ["pads by a negative number"] if min(instruction.before, instruction.after) < 0 else []
+            return _pad_problems(instruction, inputs[0], result)
         case Join():
-            codings = {(t.dtype, t.zero_point, t.bipolar, t.shape[:2]) for t in (*inputs, result)}
+            codings = {(*_coding(t), t.shape[:2]) for t in (*inputs, result)}
             return [] if len(codings) == 1 else ["joins tensors of different codings or sizes"]
         case _:
             return []
 
 
+def _coding(tensor: Tensor) -> tuple[IntegerType, int, bool]:
+    return tensor.dtype, tensor.zero_point, tensor.bipolar
+
+
+def _maximum_problems(window: Window, source: Tensor, result: Tensor) -> list[str]:
+    top, left, bottom, right = window.pads
+    if _coding(source) != _coding(result):
+        return ["its result has another coding than its input"]
+    if max(top, bottom) >= window.kernel[0] or max(left, right) >= window.kernel[1]:
+        return [f"its window {window} can hold nothing but padding"]
+    return _window_problems(window, source)
+
+
+def _pad_problems(pad: PadChannels, source: Tensor, result: Tensor) -> list[str]:
+    if min(pad.before, pad.after) < 0:
+        return ["pads by a negative number"]
+    if _coding(source) != _coding(result) or source.bipolar:
+        return ["its result has another coding than its input, or one without a zero"]
+    return []
+
+
 def _look_up_problems(table: Array, source: Tensor, result: Tensor) -> list[str]:
     if source.dtype.signed or source.dtype.bits > 12:
         return [f"looks up {source.dtype} codes; unsigned ones of at most 12 bits are expected"]
-    if table.ndim != 2 or table.shape[0] not in (1, source.shape[2]) or table.shape[1] != source.dtype.high + 1:
-        return [f"its table has shape {table.shape}"]
+    if (
+        table.dtype.kind not in "iu"
+        or table.ndim != 2
+        or table.shape[0] not in (1, source.shape[2])
+        or table.shape[1] != source.dtype.high + 1
+    ):
+        return [f"its table is {table.dtype} of shape {table.shape}"]
     if table.min() < result.dtype.low or table.max() > result.dtype.high:
         return [f"its table holds numbers outside {result.dtype}"]
     return []
@@ -146,6 +197,9 @@ def _convolve_problems(program: Program, convolve: Convolve, source: Tensor) -> 
         return [f"its {count} weight bits are stored as {stored.dtype}{stored.shape}"]
     if convolve.weight_bits > 1 and (stored.dtype != np.int8 or stored.shape != shape):
         return [f"its weights {shape} are stored as {stored.dtype}{stored.shape}"]
+    limit = 1 << (convolve.weight_bits - 1)
+    if convolve.weight_bits > 1 and (stored.min() < -limit or stored.max() >= limit):
+        return [f"its weights {stored.min()} to {stored.max()} do not fit {convolve.weight_bits} bits"]
     groups = convolve.groups
     if groups < 1 or shape[0] % groups or shape[3] * groups != source.shape[2]:
         return [f"weights {shape} in {groups} groups do not fit {source.shape[2]} channels"]
@@ -173,10 +227,9 @@ def _requantise_problems(program: Program, instruction: Requantise, source: Tens
         return [f"has constants for {offset.shape[1]} channels, its input has {source.shape[2]}"]
     if shift.min() < 0 or shift.max() > 62:
         return [f"shifts by {shift.min()} to {shift.max()}"]
-    bound = max(abs(source.dtype.low), source.dtype.high)
-    largest = max(abs(int(m)) * bound + abs(int(b)) for m, b in zip(multiplier.flat, offset.flat, strict=True))
-    if largest >= MAX_SUM:
-        return ["its sums exceed 63 bits"]
+    bits = instruction.multiplier_bits
+    if not 1 <= bits <= 32 or multiplier.min() < -(1 << bits - 1) or multiplier.max() >= 1 << max(bits - 1, 1):
+        return [f"its multipliers {multiplier.min()} to {multiplier.max()} do not fit {bits} bits"]
     if instruction.mode is RequantiseMode.SHIFT and ((multiplier < 0) | (multiplier & (multiplier - 1) != 0)).any():
         return ["is in mode shift with multipliers that are no powers of two"]
     classes = program.constants[instruction.position_classes] if instruction.position_classes else None
@@ -187,6 +240,15 @@ def _requantise_problems(program: Program, instruction: Requantise, source: Tens
     ):
         return ["its position classes do not fit"]
     return _bound_problems(instruction.low, instruction.high, result)
+
+
+def _sum_problems(program: Program, requantise: Requantise, span: Range) -> list[str]:
+    """Sums of a well-formed requantise step that reads integers of `span`."""
+    offset = program.constants[requantise.offset]
+    multiplier = program.constants[requantise.multiplier] if requantise.multiplier else np.ones_like(offset)
+    bound = max(abs(span[0]), abs(span[1]))
+    largest = max(abs(int(m)) * bound + abs(int(b)) for m, b in zip(multiplier.flat, offset.flat, strict=True))
+    return ["its sums exceed 63 bits"] if largest >= MAX_SUM else []
 
 
 def _within(classes: Array, rows: int) -> bool:
@@ -200,7 +262,7 @@ def _bound_problems(low: int, high: int, result: Tensor) -> list[str]:
 
 
 def _add_problems(instruction: AddSaturating, inputs: Sequence[Tensor], result: Tensor) -> list[str]:
-    codings = {(t.dtype, t.zero_point, t.bipolar, t.shape) for t in (*inputs, result)}
+    codings = {(*_coding(t), t.shape) for t in (*inputs, result)}
     if len(inputs) != 2 or len(codings) != 1 or inputs[0].zero_point or inputs[0].bipolar:
         return ["adds tensors of different codings or shapes, or with a zero point"]
     return _bound_problems(instruction.low, instruction.high, result)
@@ -221,3 +283,38 @@ def _result_shape(instruction: Instruction, inputs: Sequence[Tensor]) -> tuple[i
             return 1, 1, channels
         case _:
             return height, width, channels
+
+
+def _result_range(
+    program: Program, instruction: Instruction, inputs: Sequence[Tensor], spans: Sequence[Range]
+) -> Range:
+    """What the result of a well-formed instruction can be, every partial sum and padding included."""
+    low, high = min(span[0] for span in spans), max(span[1] for span in spans)
+    zero_point = inputs[0].zero_point
+    below, above = min(low - zero_point, 0), max(high - zero_point, 0)
+    match instruction:
+        case LookUp(table=table):
+            return int(program.constants[table].min()), int(program.constants[table].max())
+        case Convolve():
+            return _sum_range(program, instruction, (-1, 1) if inputs[0].bipolar else (below, above))
+        case Requantise() | AddSaturating():
+            return instruction.low, instruction.high
+        case PoolSum(window=window):
+            taps = window.kernel[0] * window.kernel[1]
+            return below * taps, above * taps
+        case SumGlobal():
+            pixels = inputs[0].shape[0] * inputs[0].shape[1]
+            return below * pixels, above * pixels
+        case PadChannels():
+            return min(low, zero_point), max(high, zero_point)
+        case _:
+            return low, high
+
+
+def _sum_range(program: Program, convolve: Convolve, values: Range) -> Range:
+    """The range over the actual weights of sums of weight * value with values in `values`, which contains 0."""
+    rows = program.weights_of(convolve).reshape(convolve.weight_shape[0], -1)
+    positive = np.maximum(rows, 0).sum(axis=1, dtype=np.int64).astype(object)  # Python integers never wrap
+    negative = np.minimum(rows, 0).sum(axis=1, dtype=np.int64).astype(object)
+    low, high = values
+    return int((positive * low + negative * high).min()), int((positive * high + negative * low).max())

@@ -5,6 +5,7 @@ arrays, and a SHA-256 over both. Reading writes the program again in memory and 
 single flipped bit anywhere in the file is noticed; nothing is executed and no size is trusted.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -64,10 +65,10 @@ def write_atomically(path: Path, data: bytes) -> None:
 
     Raises BadInput if that fails, or if `path` is a folder or a device; then nothing is left behind.
     """
-    if not path.name or (path.exists() and not path.is_file()):
-        raise BadInput(f"{path}: cannot be written (it is no regular file); choose another place with -o")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = path.parent / f".{path.name}.{os.getpid()}.partial"
     try:
+        if not path.name or (path.exists() and not path.is_file()):
+            raise OSError(errno.EINVAL, "it is no regular file")
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
@@ -83,12 +84,16 @@ def write_atomically(path: Path, data: bytes) -> None:
 def load_program(path: Path) -> Program:
     """Read and check a `.bnhw` file.
 
-    Raises BadInput when there is no such file, InvalidProgram when it is truncated, altered, of another format
-    version, or not well formed.
+    Raises BadInput when there is no such file or it cannot be read, InvalidProgram when it is truncated, altered, of
+    another format version, or not well formed.
     """
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file; `bnhw compile MODEL.onnx -o {path.name}` makes one")
-    return program_from_bytes(path.read_bytes(), origin=str(path))
+    try:
+        data = path.read_bytes() if path.is_file() else None
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror}); check its name and permissions") from error
+    if data is None:
+        raise BadInput(f"{path}: no such file; `bnhw compile MODEL.onnx -o {path.stem}.bnhw` makes one")
+    return program_from_bytes(data, origin=str(path))
 
 
 def program_from_bytes(data: bytes, *, origin: str) -> Program:
