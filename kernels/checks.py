@@ -1,7 +1,5 @@
 """Argument checks that the reference and the fast kernels share; every failure is a ValueError."""
 
-# Arithmetic takes its arguments by position.
-
 from typing import Any, cast
 
 import numpy as np

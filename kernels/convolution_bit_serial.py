@@ -12,8 +12,6 @@ Eight output channels fill one vector, and a word of activations is broadcast to
 reuses each vector of weights. The planes of an image are packed once and read by every output channel.
 """
 
-# Arithmetic takes its arguments by position.
-
 from dataclasses import dataclass
 from typing import Self
 

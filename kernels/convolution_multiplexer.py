@@ -5,8 +5,6 @@ equal. The weight bits of sixteen output channels are one 16-bit word; the value
 to sixteen 32-bit sums.
 """
 
-# Arithmetic takes its arguments by position.
-
 from dataclasses import dataclass
 from typing import Self
 

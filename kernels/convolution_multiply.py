@@ -3,8 +3,6 @@
 Sixteen output channels fill one vector; the value of an activation is broadcast to it.
 """
 
-# Arithmetic takes its arguments by position.
-
 from dataclasses import dataclass
 from typing import Self
 

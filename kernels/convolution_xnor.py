@@ -6,8 +6,6 @@ then drop out. A padded tap must contribute 0, which no bit stands for: padded w
 reads as -1 per channel, and the sum of that tap's weights is added back at the border.
 """
 
-# Arithmetic takes its arguments by position.
-
 from dataclasses import dataclass
 from typing import Self
 

@@ -1,7 +1,5 @@
 """One image as bit planes in a padded buffer, and its window sums: the input of the popcount kernels."""
 
-# Arithmetic takes its arguments by position.
-
 import numpy as np
 import numpy.typing as npt
 

@@ -1,7 +1,5 @@
 """One image as values (zero point subtracted) in a padded buffer: the input of the additive kernels."""
 
-# Arithmetic takes its arguments by position.
-
 import numpy as np
 import numpy.typing as npt
 

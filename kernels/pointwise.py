@@ -5,8 +5,6 @@ with per-channel constants and LLVM turns it into vector code. No range is check
 `bnhw.kernels.portable`.
 """
 
-# Arithmetic takes its arguments by position.
-
 from typing import Any
 
 import numpy as np

@@ -5,8 +5,6 @@ function raises ValueError when a tensor is not a C-contiguous, aligned int32 ar
 as long as the true result fits 32 bits (partial sums may wrap, two's complement sums do not mind).
 """
 
-# Arithmetic takes its arguments by position.
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -4,8 +4,6 @@ Every other executor must give these integers. Tensors are NHWC. Nothing here ch
 sum that a program of at most 32-bit tensors can form.
 """
 
-# Arithmetic takes its arguments by position.
-
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 

@@ -1,7 +1,5 @@
 """Where a block of output channels goes: straight into the output, or through a tile when it is not whole."""
 
-# Arithmetic takes its arguments by position.
-
 import numpy as np
 import numpy.typing as npt
 
