@@ -3,8 +3,8 @@
 Cases, by what stands before the point:
 1. Sign: one bipolar bit.
 2. RESIDUAL group: signed, symmetric, with room for sums that calibration has not seen.
-3. Values that cannot be negative (ReLU): unsigned, zero point 0.
-4. Clamp with a negative floor (shifted ReLU): unsigned with scale = -floor / zero point, so that code 0 is the
+3. Values that no image can make negative (ReLU, also behind a pool): unsigned, zero point 0.
+4. Values with a negative floor (shifted ReLU, also behind a pool): unsigned with scale = -floor / zero point, so that code 0 is the
    floor and the clamp costs nothing.
 5. Anything else: signed, symmetric, zero point 0.
 Where a power-of-two ratio to the integer behind the point is wanted (mode `shift`; logits that differ by one
@@ -56,6 +56,7 @@ class ChooseScales:
     def run(self, graph: Graph) -> Graph:
         """Replace every QuantisePoint by a Quantise."""
         shapes = check_graph(graph)
+        floors = _floors(graph)
         chosen: dict[int, Quantisation] = {}
         steps: dict[str, float | None] = {value.name: 1.0 for value in graph.inputs}
         nodes: list[Node] = []
@@ -63,15 +64,19 @@ class ChooseScales:
             if isinstance(node.attributes, QuantisePoint):
                 point = node.attributes
                 if point.group not in chosen:
-                    chosen[point.group] = self.quantisation(graph, node, steps[node.inputs[0]])
+                    step = steps[node.inputs[0]]
+                    chosen[point.group] = self.quantisation(graph, node, step, floors[point.group])
                 _require_one_kind(graph, node, chosen[point.group])
                 node = replace(node, attributes=Quantise(role=point.role, quantisation=chosen[point.group]))
             steps[node.output] = _step(node, steps, shapes)
             nodes.append(node)
         return graph.with_nodes(nodes)
 
-    def quantisation(self, graph: Graph, node: Node, step: float | None) -> Quantisation:
-        """The coding behind one point; `step` is the real size of one unit of the integer before it, if uniform."""
+    def quantisation(self, graph: Graph, node: Node, step: float | None, floor: float) -> Quantisation:
+        """The coding behind one point.
+
+        `step`: the real size of one unit of the integer before it, if uniform. `floor`: no image gives less.
+        """
         point = node.attributes
         assert isinstance(point, QuantisePoint)
         source = graph.producers.get(node.inputs[0])
@@ -87,8 +92,7 @@ class ChooseScales:
                 bits = self.options.input_bits
             case Role.ACTIVATION:
                 bits = self.options.act_bits
-        floor = source.attributes.low if source is not None and isinstance(source.attributes, Clamp) else -math.inf
-        if seen.low >= 0:
+        if floor >= 0:
             dtype = IntegerType(bits=bits, signed=False)
             return Quantisation(dtype=dtype, scale=self.snapped(_positive(seen.high) / dtype.high, step))
         if -math.inf < floor < 0:
@@ -116,6 +120,29 @@ class ChooseScales:
         if self.options.requantisation.mode is not RequantiseMode.SHIFT or step is None:
             return scale
         return _snap(scale, step, least_exponent=-math.inf)
+
+
+def _floors(graph: Graph) -> Mapping[int, float]:
+    """For each group of points a bound that no image goes below; -inf where none is known."""
+    groups: dict[int, float] = {}
+    floors: dict[str, float] = {value.name: 0.0 for value in graph.inputs}
+    for node in graph.nodes:
+        floor = min(floors[name] for name in node.inputs)
+        match node.attributes:
+            case Clamp(low=low):
+                floor = max(floor, low)
+            case Affine(scale=scale, shift=shift):
+                floor = floor if floor == 0 and (scale >= 0).all() and (shift >= 0).all() else -math.inf
+            case ChannelPad() | AveragePool():
+                floor = min(floor, 0.0)
+            case QuantisePoint(group=group):
+                groups[group] = min(floor, groups.get(group, math.inf))
+            case MaxPool() | GlobalAveragePool() | Concatenate():
+                pass
+            case _:
+                floor = -math.inf
+        floors[node.output] = floor
+    return groups
 
 
 def _on_grid(seen: Range) -> Range:

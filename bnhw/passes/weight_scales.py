@@ -58,7 +58,5 @@ def _integers(weights: Array, bits: int) -> tuple[Array, Array, int]:
 def _multiplier_notes(names: list[str], bits: int) -> list[str]:
     if not names:
         return []
-    return [
-        f"{len(names)} layers have no 1-bit weights and were rounded to {bits} bits; they need multipliers: "
-        + ", ".join(names)
-    ]
+    which = "1 layer has" if len(names) == 1 else f"{len(names)} layers have"
+    return [f"{which} no 1-bit weights, rounded to {bits} bits, on multipliers: {', '.join(names)}"]
