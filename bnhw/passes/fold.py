@@ -5,7 +5,8 @@ A batch norm, a bias, a temperature, a weight scale are all Affine nodes. Cases,
 2. Clamp of Clamp: one Clamp.
 3. Affine of a Clamp, with one positive scale and one shift for all channels: they change places.
 4. Average or global average pool of an Affine: the pool first. Not when padding counts and the shift is not 0.
-5. Max pool of an Affine with positive scales: the pool first.
+5. Clamp, Sign, or Affine with positive scales, of a max pool that nothing else reads: the pool last, because the
+   maximum commutes with rising functions and then compares narrow codes, not wide sums.
 6. Convolution of an Affine that is one positive factor for all channels: the convolution first.
 7. 1-bit or k-bit convolution read only by an Affine: channels with a negative scale negate their weights.
 8. Affine and Clamp nodes that change nothing are dropped.
@@ -19,7 +20,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bnhw.graph import Graph, Node, remove_dead, rename_inputs, unique_name
-from bnhw.ops import Affine, AveragePool, Clamp, Convolution, GlobalAveragePool, MaxPool, freeze
+from bnhw.ops import Affine, AveragePool, Clamp, Convolution, GlobalAveragePool, MaxPool, Sign, freeze
 
 Rewrite = Callable[[Graph, Node], Graph | None]
 
@@ -117,13 +118,25 @@ def _pool_before_affine(graph: Graph, node: Node) -> Graph | None:
             movable = True
         case AveragePool(count_padding=counts):
             movable = not (counts and affine.shift.any())
-        case MaxPool():
-            movable = bool((affine.scale > 0).all())
         case Convolution():
             return _convolution_before_factor(graph, node, source)
         case _:
             movable = False
     return _swap(graph, node, source, node, source) if movable else None
+
+
+def _max_pool_last(graph: Graph, node: Node) -> Graph | None:
+    source = _source(graph, node)
+    if source is None or not isinstance(source.attributes, MaxPool) or graph.sole_consumer(source.output) is not node:
+        return None
+    match node.attributes:
+        case Affine(scale=scale):
+            rising = bool((scale > 0).all())
+        case Clamp() | Sign():
+            rising = True
+        case _:
+            rising = False
+    return _swap(graph, node, source, node, source) if rising else None
 
 
 def _convolution_before_factor(graph: Graph, node: Node, source: Node) -> Graph | None:
@@ -177,5 +190,6 @@ REWRITES: tuple[Rewrite, ...] = (
     _merge_clamps,
     _affine_before_clamp,
     _pool_before_affine,
+    _max_pool_last,
     _negate_weights,
 )

@@ -4,8 +4,8 @@ Cases, by what stands before the point:
 1. Sign: one bipolar bit.
 2. RESIDUAL group: signed, symmetric, with room for sums that calibration has not seen.
 3. Values that no image can make negative (ReLU, also behind a pool): unsigned, zero point 0.
-4. Values with a negative floor (shifted ReLU, also behind a pool): unsigned with scale = -floor / zero point, so that code 0 is the
-   floor and the clamp costs nothing.
+4. Values with a negative floor (shifted ReLU, also behind a pool): unsigned with scale = -floor / zero point, so
+   that code 0 is the floor and the clamp costs nothing.
 5. Anything else: signed, symmetric, zero point 0.
 Where a power-of-two ratio to the integer behind the point is wanted (mode `shift`; logits that differ by one
 factor only), the scale is the smallest such multiple that holds the range.
