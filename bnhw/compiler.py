@@ -8,8 +8,9 @@ import numpy as np
 
 from bnhw.compare import Difference, first_difference
 from bnhw.dtypes import Array
-from bnhw.errors import BadInput, ComparisonFailed, PassFailed, UnsupportedModel
+from bnhw.errors import BadInput, ComparisonFailed
 from bnhw.graph import Graph
+from bnhw.images import fit_pixels
 from bnhw.importer import Source, import_onnx, read_onnx
 from bnhw.lower import lower
 from bnhw.machine import Machine, fit_images
@@ -99,16 +100,8 @@ def calibration_images(graph: Graph, images: Array) -> Array:
     """
     (entry,) = graph.inputs
     channels, height, width = entry.shape
-    if images.ndim == 3 and channels == 1:
-        images = images[..., None]
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (height, width, channels):
-        raise BadInput(
-            f"calibration images are {images.dtype} of shape {images.shape}; expected uint8 of shape "
-            f"(N, {height}, {width}, {channels}) for the model input {entry.name!r}"
-        )
-    if not len(images):
-        raise BadInput("there are no calibration images: the first axis has length 0")
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2), dtype=np.float32)
+    pixels = fit_pixels(images, (height, width, channels))
+    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32)
 
 
 def self_check(program: Program, images: Array) -> None:
@@ -118,14 +111,3 @@ def self_check(program: Program, images: Array) -> None:
     ).difference
     if difference is not None:
         raise ComparisonFailed(f"self-check before writing failed: {difference}; please report this as a bug")
-
-
-__all__ = [
-    "Checked",
-    "PassFailed",
-    "UnsupportedModel",
-    "calibration_images",
-    "check",
-    "compile_model",
-    "self_check",
-]

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from bnhw.dtypes import Array
-from bnhw.errors import BadInput
+from bnhw.errors import BadInput, InvalidProgram
 from bnhw.importer import read_onnx
+from bnhw.machine import fit_images
 from bnhw.program import Program
 
 BATCH = 32
@@ -17,7 +18,7 @@ def float_logits(path: Path, program: Program, images: Array) -> Array:
     """The logits of the ONNX file at `path`, float (images, classes), for uint8 images as the program takes them.
 
     The normalisation that the program was compiled with (`input_mean`, `input_std`) is applied to the pixels.
-    Raises BadInput where onnxruntime cannot load or run the model.
+    Raises BadInput where onnxruntime cannot load or run the model, or its output is not one row an image.
     """
     import onnxruntime  # noqa: PLC0415  (slow to import, and needed for comparisons only)
 
@@ -28,21 +29,31 @@ def float_logits(path: Path, program: Program, images: Array) -> Array:
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
         raise BadInput(f"{path}: onnxruntime cannot load it ({error})") from error
-    entry = session.get_inputs()[0]
+    entries = session.get_inputs()
+    if not entries or not entries[0].shape:
+        raise BadInput(f"{path}: takes no batch of images; give the model that the program was compiled from")
+    entry = entries[0]
     batch = entry.shape[0] if isinstance(entry.shape[0], int) else BATCH
     pixels = _as_model_input(program, images, rank=len(entry.shape))
     parts = [_run(path, session, entry.name, pixels[at : at + batch], batch) for at in range(0, len(pixels), batch)]
-    return np.concatenate(parts).reshape(len(images), -1)
+    logits = np.concatenate(parts)
+    if len(logits) != len(images):
+        raise BadInput(f"{path}: returns {logits.shape} for {len(images)} images; one row an image is expected")
+    return logits.reshape(len(images), -1)
 
 
 def _as_model_input(program: Program, images: Array, *, rank: int) -> Array:
     options = program.provenance.options
-    mean, std = (
-        np.array([float(number) for number in options.get(name, default).split(",")])
-        for name, default in (("input_mean", "0.0"), ("input_std", "1.0"))
-    )
-    pixels = images if images.ndim == 4 else images[..., None]
-    normalised = ((pixels - mean) / std).astype(np.float32).transpose(0, 3, 1, 2)
+    try:
+        mean, std = (
+            np.array([float(number) for number in options.get(name, default).split(",")])
+            for name, default in (("input_mean", "0.0"), ("input_std", "1.0"))
+        )
+    except ValueError as error:
+        raise InvalidProgram(
+            f"the program's own input_mean or input_std is no number ({error}); compile it again"
+        ) from error
+    normalised = ((fit_images(program, images) - mean) / std).astype(np.float32).transpose(0, 3, 1, 2)
     return np.ascontiguousarray(normalised.reshape(len(images), -1) if rank == 2 else normalised)
 
 
@@ -54,4 +65,4 @@ def _run(path: Path, session: Any, name: str, pixels: Array, batch: int) -> Arra
         (logits, *_) = session.run(None, {name: pixels})
     except Exception as error:  # as above
         raise BadInput(f"{path}: onnxruntime cannot run it on images of shape {pixels.shape} ({error})") from error
-    return np.asarray(logits)[:count]
+    return np.atleast_1d(logits)[:count]

@@ -135,8 +135,10 @@ def _check_pixels(path: Path, pixels: Array) -> Array:
             f"{path}: images are {pixels.dtype}{span}; uint8 pixels 0..255 are expected, as they come from the camera "
             "(the network contains the normalisation)"
         )
-    if pixels.ndim not in (3, 4) or not pixels.size:
-        raise BadInput(f"{path}: images have the shape {pixels.shape}; (N, H, W, C) or (N, H, W) is expected")
+    if pixels.ndim not in (2, 3, 4) or not pixels.size:
+        raise BadInput(
+            f"{path}: images have the shape {pixels.shape}; (N, H, W, C), (N, H, W) or flat (N, features) is expected"
+        )
     return pixels
 
 
@@ -148,3 +150,35 @@ def _check_labels(path: Path, labels: Array | None, count: int) -> Array | None:
             f"{path}: labels are {labels.dtype} of shape {labels.shape}; {count} integers are expected, one an image"
         )
     return labels.astype(np.int64)
+
+
+def fit_pixels(pixels: Array, shape: tuple[int, int, int]) -> Array:
+    """`pixels` as uint8 (images, height, width, channels) with `shape` = (height, width, channels).
+
+    The axis of one channel may be missing. Where flat features are expected, (1, 1, features), images of one channel
+    with as many pixels are taken row by row. Raises BadInput, naming what was found and expected, on any other shape
+    or type, and where there is no image.
+    """
+    height, width, channels = shape
+    if pixels.dtype != np.uint8:
+        raise BadInput(
+            f"images are {pixels.dtype}; uint8 pixels 0..255 are expected. The program contains the normalisation: "
+            "hand over the raw pixels"
+        )
+    if height == width == 1 and pixels.ndim in (2, 3) and pixels[:1].size == channels:
+        pixels = pixels.reshape(-1, 1, 1, channels)
+    elif channels == 1 and pixels.ndim == 3:
+        pixels = pixels[..., None]
+    if pixels.ndim != 4 or pixels.shape[1:] != shape:
+        raise BadInput(
+            f"images have the shape {pixels.shape}; expected (images, height, width, channels) = "
+            f"(N, {', '.join(map(str, shape))})"
+            + (", the order of the axes is another" if _is_channels_first(pixels, shape) else "")
+        )
+    if not len(pixels):
+        raise BadInput("there are no images: the first axis has length 0")
+    return pixels
+
+
+def _is_channels_first(pixels: Array, shape: tuple[int, int, int]) -> bool:
+    return pixels.ndim == 4 and pixels.shape[1:] == (shape[2], shape[0], shape[1])

@@ -13,6 +13,7 @@ import numpy as np
 
 from bnhw.dtypes import Array
 from bnhw.errors import BadInput
+from bnhw.images import fit_pixels
 from bnhw.kernels.packing import pack_bits
 from bnhw.kernels.select import KernelSet, kernel_set
 from bnhw.kernels.types import BinaryWeights, Coding, Geometry, IntegerWeights, PreparedConvolution
@@ -82,7 +83,7 @@ class Machine:
                 if isinstance(instruction, Convolve)
             }
         except ValueError as error:
-            raise BadInput(f"kernels {kernels!r}: {error}") from error
+            raise BadInput(str(error)) from error
 
     def _prepare(self, instruction: Convolve) -> PreparedConvolution:
         weights = self.program.weights_of(instruction)
@@ -204,28 +205,5 @@ def image_tensor(program: Program) -> Tensor:
 
 
 def fit_images(program: Program, images: Array) -> Array:
-    """`images` as uint8 (images, height, width, channels) of the program's size.
-
-    Raises BadInput, naming what was found and expected, on any other shape, type or range.
-    """
-    expected = image_tensor(program).shape
-    if images.ndim == 3 and expected[2] == 1:
-        images = images[..., None]
-    if images.dtype != np.uint8:
-        raise BadInput(
-            f"images are {images.dtype}; uint8 pixels 0..255 are expected. The program contains the normalisation: "
-            "hand over the raw pixels"
-        )
-    if images.ndim != 4 or images.shape[1:] != expected:
-        raise BadInput(
-            f"images have the shape {images.shape}; expected (images, height, width, channels) = "
-            f"(N, {', '.join(map(str, expected))})"
-            + (", the order of the axes is another" if _is_channels_first(images, expected) else "")
-        )
-    if not len(images):
-        raise BadInput("there are no images: the first axis has length 0")
-    return images
-
-
-def _is_channels_first(images: Array, expected: tuple[int, int, int]) -> bool:
-    return images.ndim == 4 and images.shape[1:] == (expected[2], expected[0], expected[1])
+    """`images` as uint8 (images, height, width, channels) of the program's size; see `fit_pixels`."""
+    return fit_pixels(images, image_tensor(program).shape)
