@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 a bug of ours (with traceback), 2 the user's input (one me
 hold. Results go to stdout, progress and messages to stderr; `--json` prints JSON and nothing else on stdout.
 """
 
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -28,7 +29,10 @@ app = typer.Typer(
 )
 
 MIN_WIDTH = 100
-"""Tables keep their columns apart even where the output is a file or a narrow terminal."""
+"""Tables keep their columns apart even on a narrow terminal."""
+
+FILE_WIDTH = 160
+"""Where the output is a file, names need not be folded."""
 
 DEFAULTS = CompileOptions()
 
@@ -63,9 +67,11 @@ def main() -> None:
 
 def show(content: RenderableType) -> None:
     """Print a result to stdout."""
-    console = Console(highlight=False)
-    if console.width < MIN_WIDTH:
-        console = Console(highlight=False, width=MIN_WIDTH)
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        print(_as_text(content), end="")
+        return
+    console.width = max(console.width, MIN_WIDTH)
     console.print(content)
 
 
@@ -76,7 +82,7 @@ def say(message: str) -> None:
 
 def show_json(value: Any) -> None:
     """Print JSON to stdout."""
-    print(json.dumps(value, indent=2))
+    print(json.dumps(value, indent=2, allow_nan=False))
 
 
 @contextmanager
@@ -230,7 +236,7 @@ def run(
     if output is not None and output.suffix != ".npz":
         raise BadInput(f"{output}: results are written as .npz")
     program = bnhw.load(model)
-    chosen = _load_images(images, labels, skip, limit)
+    chosen = _load_images(program, images, labels, skip, limit)
     machine = Machine(program, _kernel_choice(kernels))
     with progress_bar("running", len(chosen.pixels)) as progress:
         result = machine.run(chosen.pixels, threads=threads, progress=progress)
@@ -266,10 +272,12 @@ def verify(
     from bnhw.machine import Machine
     from bnhw.results import fidelity_summary
 
+    if min_agreement and float_model is None:
+        raise BadInput("--min-agreement compares with the float model; name it with --float MODEL.onnx")
     if against != "reference":
         raise BadInput(f"--against {against!r} is not available; choose reference")
     program = bnhw.load(model)
-    chosen = _load_images(images, labels, skip, limit)
+    chosen = _load_images(program, images, labels, skip, limit)
     machine = Machine(program, _kernel_choice(kernels))
     part = chosen.pixels[:tensors]
     with progress_bar("comparing", len(part)) as progress:
@@ -335,10 +343,9 @@ def options(
 
 
 def _as_text(content: RenderableType) -> str:
-    console = Console(width=160, highlight=False, no_color=True)
-    with console.capture() as capture:
-        console.print(content)
-    return capture.get()
+    buffer = io.StringIO()
+    Console(file=buffer, width=FILE_WIDTH, highlight=False, markup=False, emoji=False).print(content)
+    return "".join(f"{line.rstrip()}\n" for line in buffer.getvalue().splitlines())
 
 
 def _kernel_choice(kernels: str | None) -> str:
@@ -350,7 +357,7 @@ def _kernel_choice(kernels: str | None) -> str:
         raise BadInput(str(error)) from error
 
 
-def _load_images(path: Path, labels: Path | None, skip: int, limit: int | None) -> Any:
+def _load_images(program: Any, path: Path, labels: Path | None, skip: int, limit: int | None) -> Any:
     from bnhw.images import read_images, read_labels
 
     images = read_images(path)
@@ -358,6 +365,12 @@ def _load_images(path: Path, labels: Path | None, skip: int, limit: int | None) 
         images = images.with_labels(read_labels(labels, len(images.pixels)))
     if skip >= len(images.pixels):
         raise BadInput(f"{path}: --skip {skip} leaves none of its {len(images.pixels)} images")
+    classes = program.tensor[program.output].shape[2]
+    if images.labels is not None and not 0 <= images.labels.min() <= images.labels.max() < classes:
+        raise BadInput(
+            f"{labels or path}: labels are {images.labels.min()} to {images.labels.max()}; the program has the classes "
+            f"0 to {classes - 1}"
+        )
     return images.part(skip, limit)
 
 

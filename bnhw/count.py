@@ -106,39 +106,6 @@ def array_multiplications(layers: tuple[LayerCounts, ...]) -> int:
     return sum(layer.counts.multipliers for layer in layers if isinstance(layer.instruction, Convolve))
 
 
-def peak_activation_bits(program: Program) -> int:
-    """The most bits of stored tensors alive at once, skip connections included.
-
-    A tensor is alive from the instruction that makes it to the last that reads it. Accumulators are consumed on
-    the spot and never stored, so that a convolution's operands live until its requantised result is complete.
-    """
-    return max(live_activation_bits(program))
-
-
-def live_activation_bits(program: Program) -> tuple[int, ...]:
-    """Bits of stored tensors alive during each instruction, its operands and its result included."""
-    ends = dict(program.last_uses)
-    for position in range(len(program.instructions) - 1, -1, -1):
-        instruction = program.instructions[position]
-        if program.tensor[instruction.output].accumulator:  # operands live as long as the sums they make
-            for name in instruction.inputs:
-                ends[name] = max(ends[name], ends.get(instruction.output, position))
-    begins = {program.input: 0} | {i.output: at for at, i in enumerate(program.instructions)}
-    return tuple(
-        sum(
-            stored_bits(program.tensor[name])
-            for name, begin in begins.items()
-            if begin <= position <= ends.get(name, begin)
-        )
-        for position in range(len(program.instructions))
-    )
-
-
-def stored_bits(tensor: Tensor) -> int:
-    """Bits of memory that one image's tensor takes; 0 for accumulators."""
-    return 0 if tensor.accumulator else tensor.size * tensor.dtype.bits
-
-
 def _count(program: Program, instruction: Instruction) -> Counts:
     source = program.tensor[instruction.inputs[0]]
     result = program.tensor[instruction.output]
@@ -218,16 +185,19 @@ def _count_requantise(program: Program, requantise: Requantise, source: Tensor, 
     offset, shift = program.constants[requantise.offset], program.constants[requantise.shift]
     stored = [(offset, _signed_bits(offset)), (shift, int(shift.max()).bit_length())]
     width = source.dtype.bits
+    shifters = bool((shift != shift.flat[0]).any())
     actions: Counter[Action] = Counter()
     if requantise.multiplier:
         multiplier = program.constants[requantise.multiplier]
         stored.append((multiplier, requantise.multiplier_bits))
         if requantise.mode is RequantiseMode.MULTIPLY and (np.abs(multiplier) > 1).any():
             actions[Action(kind=ActionKind.MULTIPLY, widths=(width, requantise.multiplier_bits))] += result.size
+        elif requantise.mode is RequantiseMode.SHIFT:
+            shifters |= bool((multiplier != multiplier.flat[0]).any())
         width += _signed_bits(np.abs(multiplier)) - 1
     if offset.any():
         actions[Action(kind=ActionKind.ADD, widths=(max(width, _signed_bits(offset)),))] += result.size
-    if (shift != shift.flat[0]).any():
+    if shifters:
         actions[Action(kind=ActionKind.SHIFT, widths=(width,))] += result.size
     actions[Action(kind=ActionKind.COMPARE, widths=(width,))] += 2 * result.size
     return Counts(actions=dict(actions), constant_bits=sum(array.size * bits for array, bits in stored))

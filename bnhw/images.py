@@ -165,7 +165,8 @@ def fit_pixels(pixels: Array, shape: tuple[int, int, int]) -> Array:
             f"images are {pixels.dtype}; uint8 pixels 0..255 are expected. The program contains the normalisation: "
             "hand over the raw pixels"
         )
-    if height == width == 1 and pixels.ndim in (2, 3) and pixels[:1].size == channels:
+    one_channel = pixels.ndim in (2, 3) or (pixels.ndim == 4 and pixels.shape[3] == 1)
+    if height == width == 1 and one_channel and pixels[:1].size == channels:
         pixels = pixels.reshape(-1, 1, 1, channels)
     elif channels == 1 and pixels.ndim == 3:
         pixels = pixels[..., None]

@@ -29,7 +29,6 @@ MAX_MODEL_BYTES = 2**31 - 1
 MAX_FOLDED_ELEMENTS = 1 << 27
 """Constant folding makes no tensor larger than this: a model file is not trusted to size our memory."""
 
-
 ADVICE = f"Operations that can be read: {', '.join(sorted(CONVERTERS))}."
 
 
@@ -140,6 +139,7 @@ def _fold_constants(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     work = onnx.ModelProto()
     work.CopyFrom(model)
     _drop_constant_inputs(work)
+    _read_one_image(work)
     _evaluate_bipolar_constants(work)
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     try:
@@ -168,9 +168,21 @@ def _drop_constant_inputs(model: onnx.ModelProto) -> None:
     model.graph.input.extend(kept)
 
 
+def _read_one_image(model: onnx.ModelProto) -> None:
+    """A free batch becomes 1, so that shapes computed from it (`x.view(x.size(0), -1)`) are constants."""
+    del model.graph.value_info[:]  # they name the free batch; shape inference makes them again
+    for value in model.graph.input:
+        dims = value.type.tensor_type.shape.dim
+        if len(dims) and not dims[0].dim_value:
+            dims[0].dim_value = 1
+
+
 def _evaluate_bipolar_constants(model: onnx.ModelProto) -> None:
     """Replace QONNX `BipolarQuant` of a constant by its value, which no ONNX tool folds for its own domain."""
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            tensors.update((node.output[0], attribute.t) for attribute in node.attribute if attribute.name == "value")
     kept = []
     for node in model.graph.node:
         operands = [tensors.get(name) for name in node.input]

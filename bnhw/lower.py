@@ -106,15 +106,7 @@ class _Lowering:
         self.constants[name] = freeze(array)
         return name
 
-    def store(
-        self,
-        node: Node,
-        instruction: Instruction,
-        quantisation: Quantisation,
-        span: tuple[int, int],
-        *,
-        acc: bool,
-    ) -> Tensor:
+    def store(self, node: Node, instruction: Instruction, quantisation: Quantisation, span: tuple[int, int]) -> Tensor:
         """Append an instruction and its result."""
         if quantisation.dtype.bits > MAX_TENSOR_BITS:
             raise PassFailed(
@@ -129,7 +121,6 @@ class _Lowering:
             scale=quantisation.scale,
             zero_point=quantisation.zero_point,
             bipolar=quantisation.bipolar,
-            accumulator=acc,
         )
         self.instructions.append(instruction)
         self.tensors[tensor.name] = tensor
@@ -209,7 +200,7 @@ def _lower_convolution(state: _Lowering, node: Node, convolution: Convolution) -
         window=convolution.window,
         groups=convolution.groups,
     )
-    return state.store(node, instruction, Quantisation(dtype=_containing(span), scale=source.scale), span, acc=True)
+    return state.store(node, instruction, Quantisation(dtype=_containing(span), scale=source.scale), span)
 
 
 def _containing(span: tuple[int, int]) -> IntegerType:
@@ -237,7 +228,7 @@ def _lower_average(state: _Lowering, node: Node) -> Tensor | Pending:
     span = (low * taps, high * taps)
     uniform = bool((divisors == divisors[0, 0]).all())
     scale = source.scale / int(divisors[0, 0]) if uniform else source.scale
-    total = state.store(node, instruction, Quantisation(dtype=_containing(span), scale=scale), span, acc=True)
+    total = state.store(node, instruction, Quantisation(dtype=_containing(span), scale=scale), span)
     if uniform:
         return total
     channels = total.shape[2]
@@ -270,7 +261,7 @@ def _lower_same_coding(state: _Lowering, node: Node) -> Tensor:
             instruction = Join(inputs=names, output=node.output, source=node.source)
         case _:
             raise AssertionError(f"{node.op} has no lowering")
-    return state.store(node, instruction, quantisation, span, acc=first.accumulator)
+    return state.store(node, instruction, quantisation, span)
 
 
 def _lower_quantise(state: _Lowering, node: Node, quantisation: Quantisation) -> Tensor:
@@ -294,7 +285,7 @@ def _lower_quantise(state: _Lowering, node: Node, quantisation: Quantisation) ->
         raise PassFailed(f"requantise step of {node.place}: {error}") from error
     _require_narrow_sums(node, constants, state.ranges[chain.base.name])
     instruction = _requantise(state, node, chain, constants, classes, (low, high))
-    return state.store(node, instruction, quantisation, (low, high), acc=False)
+    return state.store(node, instruction, quantisation, (low, high))
 
 
 def _base_line(base: Tensor) -> tuple[float, float]:
@@ -363,7 +354,7 @@ def _lower_lookup(state: _Lowering, node: Node, chain: Pending, quantisation: Qu
         table=state.constant(f"{node.output}/table", narrow),
     )
     span = (int(table.min()), int(table.max()))
-    return state.store(node, instruction, quantisation, span, acc=False)
+    return state.store(node, instruction, quantisation, span)
 
 
 def _finish(state: _Lowering, name: str) -> Tensor:
@@ -373,7 +364,6 @@ def _finish(state: _Lowering, name: str) -> Tensor:
         assert value.divisors is None
         assert not value.shift.any()
         value = replace(value.base, scale=value.base.scale * float(value.scale[0]))
-    value = replace(value, accumulator=False)
     if value.shape[:2] != (1, 1):
         raise PassFailed(
             f"the output {name!r} has {value.shape[0]}x{value.shape[1]} positions; expected one number a class: end "

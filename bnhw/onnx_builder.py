@@ -59,7 +59,7 @@ class Imported:
 class Predicate:
     """A comparison of a value with 0, waiting for the `Where` that turns it into +1 and -1."""
 
-    operand: str
+    operand: Imported
     true_when_nonnegative: bool
 
 

@@ -79,6 +79,8 @@ def convert_batch_normalisation(builder: Builder, node: OnnxNode) -> Imported:
     )
     for numbers, what in zip((gain, shift, mean, variance), names, strict=True):
         require_finite(numbers, what)
+        if numbers.shape != (value.shape[0],):
+            raise Refused(f"has {numbers.size} numbers in its {what} for {value.shape[0]} channels")
     epsilon = float(node.attributes.get("epsilon", 1e-5))
     if (variance + epsilon <= 0).any():
         raise Refused("has a variance that is not positive; recompute the batch-norm statistics")
@@ -131,12 +133,8 @@ def convert_compare(builder: Builder, node: OnnxNode) -> None:
     value = builder.value(node)
     threshold = scalar(builder.constant(node, 1, "threshold"), 0.0)
     if threshold != 0:
-        shift = affine(builder, node, value, 1.0, -threshold)
-        value = shift
-    builder.predicates[node.outputs[0]] = Predicate(
-        operand=value.name, true_when_nonnegative=node.op == "GreaterOrEqual"
-    )
-    builder.values.setdefault(value.name, value)
+        value = affine(builder, node, value, 1.0, -threshold)
+    builder.predicates[node.outputs[0]] = Predicate(operand=value, true_when_nonnegative=node.op == "GreaterOrEqual")
 
 
 def convert_where(builder: Builder, node: OnnxNode) -> Imported:
@@ -149,7 +147,7 @@ def convert_where(builder: Builder, node: OnnxNode) -> Imported:
     when_true, when_false = (chosen, other) if predicate.true_when_nonnegative else (other, chosen)
     if when_true != -when_false or when_true <= 0:
         raise Refused(f"chooses {when_true} where x >= 0 and {when_false} elsewhere; +a and -a are supported")
-    sign = builder.emit(node, Sign(), builder.values[predicate.operand])
+    sign = builder.emit(node, Sign(), predicate.operand)
     return sign if when_true == 1 else affine(builder, node, sign, when_true, 0.0)
 
 

@@ -26,8 +26,7 @@ class Tensor:
     """An integer tensor of one image: (height, width, channels) codes of `dtype`.
 
     real = scale * (q - zero_point), or scale * (2 q - 1) if `bipolar`; for sums of a pool whose divisor differs
-    by position, the real sum. `accumulator` marks exact sums that the next instruction consumes on the spot, so
-    that hardware never stores them.
+    by position, the real sum.
     """
 
     name: str
@@ -36,7 +35,6 @@ class Tensor:
     scale: float
     zero_point: int = 0
     bipolar: bool = False
-    accumulator: bool = False
 
     @property
     def size(self) -> int:

@@ -223,12 +223,17 @@ def _requantise_problems(program: Program, instruction: Requantise, source: Tens
     tables = (multiplier, offset, shift)
     if any(t.dtype.kind != "i" or t.ndim != 2 or t.shape != offset.shape for t in tables):
         return ["its constants differ in shape or are not signed integers"]
-    if offset.shape[1] not in (1, source.shape[2]) or not offset.shape[0]:
+    if not offset.shape[0]:
+        return ["has no rows of constants"]
+    if offset.shape[1] not in (1, source.shape[2]):
         return [f"has constants for {offset.shape[1]} channels, its input has {source.shape[2]}"]
     if shift.min() < 0 or shift.max() > 62:
         return [f"shifts by {shift.min()} to {shift.max()}"]
     bits = instruction.multiplier_bits
-    if not 1 <= bits <= 32 or multiplier.min() < -(1 << bits - 1) or multiplier.max() >= 1 << max(bits - 1, 1):
+    if not 1 <= bits <= 32:
+        return [f"its multipliers have {bits} bits, 1 to 32 are expected"]
+    limit = 1 << (bits - 1)
+    if instruction.multiplier and (multiplier.min() < -limit or multiplier.max() >= limit):
         return [f"its multipliers {multiplier.min()} to {multiplier.max()} do not fit {bits} bits"]
     if instruction.mode is RequantiseMode.SHIFT and ((multiplier < 0) | (multiplier & (multiplier - 1) != 0)).any():
         return ["is in mode shift with multipliers that are no powers of two"]

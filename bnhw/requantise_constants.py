@@ -46,10 +46,10 @@ def find_constants(ratio: Array, offset: Array, requantisation: Requantisation) 
         multiplier, shift = _powers_of_two(ratio)
     else:
         multiplier, shift = _multipliers(ratio, requantisation.multiplier_bits)
-    rounded = np.floor(offset * np.exp2(shift) + 0.5)
-    if (np.abs(rounded) >= MAX_SUM).any():
+    added = np.floor(offset * np.exp2(shift))  # not rounded: acc M is whole, so what is less than 1 never counts
+    if (np.abs(added) >= MAX_SUM).any():
         raise ValueError(f"an offset of {np.abs(offset).max():.3g} codes is beyond 63-bit sums")
-    multiplier, added, shift = _reduced(multiplier, rounded.astype(np.int64), shift)
+    multiplier, added, shift = _reduced(multiplier, added.astype(np.int64), shift)
     nonzero = ratio != 0
     errors = np.abs(multiplier[nonzero] / np.exp2(shift[nonzero]) / ratio[nonzero] - 1)
     wires = (multiplier >= 0) & ((multiplier & (multiplier - 1)) == 0)

@@ -1,6 +1,7 @@
 """Outcomes of running and comparing, as plain values with units in their names, and as rows of a table."""
 
 import io
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -31,16 +32,20 @@ def run_summary(result: Result, labels: Array | None, threads: int) -> dict[str,
 
 
 def fidelity_summary(fidelity: Fidelity) -> dict[str, Any]:
-    """What `bnhw verify --float` adds."""
+    """What `bnhw verify --float` adds. The ratio of logits that do not differ at all is None."""
     summary: dict[str, Any] = {
         "images": fidelity.images,
         "agreement_percent": 100 * fidelity.agreement,
-        "logit_signal_to_noise_db": round(fidelity.signal_to_noise_db, 2),
+        "logit_signal_to_noise_db": _finite(fidelity.signal_to_noise_db),
     }
     if fidelity.float_accuracy is not None and fidelity.integer_accuracy is not None:
         summary["float_accuracy_percent"] = 100 * fidelity.float_accuracy
         summary["integer_accuracy_percent"] = 100 * fidelity.integer_accuracy
     return summary
+
+
+def _finite(decibels: float) -> float | None:
+    return round(decibels, 2) if math.isfinite(decibels) else None
 
 
 def summary_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
@@ -56,8 +61,10 @@ def _text(value: object) -> str:
             return f"{value:,}"
         case float():
             return f"{value:,.6g}"
+        case None:
+            return "none"
         case dict():
-            return ", ".join(f"{name} ({count} convolutions)" for name, count in value.items())
+            return ", ".join(f"{name} ({count} convolution{'s' * (count != 1)})" for name, count in value.items())
         case _:
             return str(value)
 

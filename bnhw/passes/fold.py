@@ -10,6 +10,7 @@ A batch norm, a bias, a temperature, a weight scale are all Affine nodes. Cases,
 6. Convolution of an Affine that is one positive factor for all channels: the convolution first.
 7. 1-bit or k-bit convolution read only by an Affine: channels with a negative scale negate their weights.
 8. Affine and Clamp nodes that change nothing are dropped.
+9. Sign of a Clamp whose bounds lie on both sides of 0: the Sign alone, which stays exact.
 What is refused elsewhere stays: an Affine before a zero-padded convolution with a shift is not folded into it,
 because the padding comes after it (the border would be wrong).
 """
@@ -171,6 +172,15 @@ def _negate_weights(graph: Graph, node: Node) -> Graph | None:
     return None
 
 
+def _sign_without_clamp(graph: Graph, node: Node) -> Graph | None:
+    source = _source(graph, node)
+    match (node.attributes, source and source.attributes):
+        case (Sign(), Clamp(low=low, high=high)) if low < 0 <= high:
+            assert source is not None
+            return _substitute(graph, node, replace(node, inputs=source.inputs))
+    return None
+
+
 def _drop_identity(graph: Graph, node: Node) -> Graph | None:
     match node.attributes:
         case Affine(scale=scale, shift=shift) if (scale == 1).all() and not shift.any():
@@ -191,5 +201,6 @@ REWRITES: tuple[Rewrite, ...] = (
     _affine_before_clamp,
     _pool_before_affine,
     _max_pool_last,
+    _sign_without_clamp,
     _negate_weights,
 )

@@ -5,7 +5,8 @@ Cases, by what stands before the point:
 2. RESIDUAL group: signed, symmetric, with room for sums that calibration has not seen.
 3. Values that no image can make negative (ReLU, also behind a pool): unsigned, zero point 0.
 4. Values with a negative floor (shifted ReLU, also behind a pool): unsigned with scale = -floor / zero point, so
-   that code 0 is the floor and the clamp costs nothing.
+   that code 0 is the floor and the clamp costs nothing; but case 5 where that is finer, because the floor lies far
+   below what is seen.
 5. Anything else: signed, symmetric, zero point 0.
 Where a power-of-two ratio to the integer behind the point is wanted (mode `shift`; logits that differ by one
 factor only), the scale is the smallest such multiple that holds the range.
@@ -95,9 +96,11 @@ class ChooseScales:
         if floor >= 0:
             dtype = IntegerType(bits=bits, signed=False)
             return Quantisation(dtype=dtype, scale=self.snapped(_positive(seen.high) / dtype.high, step))
+        symmetric = self.symmetric(bits, seen, 1.0, step)
         if -math.inf < floor < 0:
-            return self.floored(bits, floor, seen, step)
-        return self.symmetric(bits, seen, 1.0, step)
+            floored = self.floored(bits, floor, seen, step)
+            return floored if floored.scale <= symmetric.scale else symmetric
+        return symmetric
 
     def symmetric(self, bits: int, seen: Range, headroom: float, step: float | None) -> Quantisation:
         """Signed codes with zero point 0."""
@@ -106,9 +109,14 @@ class ChooseScales:
         return Quantisation(dtype=dtype, scale=self.snapped(largest / dtype.high, step))
 
     def floored(self, bits: int, floor: float, seen: Range, step: float | None) -> Quantisation:
-        """Unsigned codes whose code 0 is `floor` (as nearly as an integer zero point allows)."""
+        """Unsigned codes whose code 0 is `floor` (as nearly as an integer zero point allows).
+
+        A floor that is less than one code beside the range is 0.
+        """
         dtype = IntegerType(bits=bits, signed=False)
-        zero_point = max(1, math.floor(-floor * dtype.high / (max(seen.high, 0.0) - floor)))
+        zero_point = math.floor(-floor * dtype.high / (max(seen.high, 0.0) - floor))
+        if zero_point == 0:
+            return Quantisation(dtype=dtype, scale=self.snapped(seen.high / dtype.high, step))
         scale = self.snapped(-floor / zero_point, step)
         zero_point = min(max(1, round(-floor / scale)), dtype.high)
         if self.options.requantisation.mode is not RequantiseMode.SHIFT:
@@ -129,8 +137,8 @@ def _floors(graph: Graph) -> Mapping[int, float]:
     for node in graph.nodes:
         floor = min(floors[name] for name in node.inputs)
         match node.attributes:
-            case Clamp(low=low):
-                floor = max(floor, low)
+            case Clamp(low=low, high=high):
+                floor = min(max(floor, low), high)
             case Affine(scale=scale, shift=shift):
                 floor = floor if floor == 0 and (scale >= 0).all() and (shift >= 0).all() else -math.inf
             case ChannelPad() | AveragePool():

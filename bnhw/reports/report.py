@@ -12,11 +12,10 @@ from bnhw.count import (
     LayerCounts,
     array_multiplications,
     count_program,
-    live_activation_bits,
-    peak_activation_bits,
     total,
 )
 from bnhw.program import Program
+from bnhw.storage import Storage
 
 FORMAT_VERSION = 1
 
@@ -75,11 +74,12 @@ def _counts_json(counts: Counts) -> dict[str, Any]:
 def build_report(program: Program) -> Report:
     """Count everything that needs no hardware description."""
     layers = count_program(program)
+    storage = Storage(program=program)
     return Report(
         program=program,
         layers=layers,
         totals=total(layers),
-        live_activation_bits=live_activation_bits(program),
-        peak_activation_bits=peak_activation_bits(program),
+        live_activation_bits=storage.live_bits,
+        peak_activation_bits=storage.peak_bits,
         array_multiplications=array_multiplications(layers),
     )

@@ -4,7 +4,18 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bnhw.program import AddSaturating, Convolve, Instruction, LookUp, Program, Requantise, Tensor
+from bnhw.ops import Window
+from bnhw.program import (
+    AddSaturating,
+    Convolve,
+    Instruction,
+    LookUp,
+    PoolMaximum,
+    PoolSum,
+    Program,
+    Requantise,
+    Tensor,
+)
 from bnhw.reports.report import Report
 
 
@@ -54,15 +65,22 @@ def report_tables(report: Report) -> RenderableType:
 
 
 def _layer_table(report: Report) -> Table:
-    table = Table(title="Per instruction and image", title_justify="left", header_style="bold", box=None)
-    table.add_column("instruction", overflow="fold")
-    for name in ("output", "type", "MACs", "multiplications", "weight bits", "constant bits", "live bits"):
+    table = Table(
+        title="Per instruction and image: operations, and storage in bits",
+        title_justify="left",
+        header_style="bold",
+        box=None,
+    )
+    table.add_column("kind", no_wrap=True)
+    table.add_column("result", overflow="fold")
+    for name in ("shape", "type", "MACs", "multiplies", "weights", "constants", "live"):
         table.add_column(name, justify="right")
     for layer, live in zip(report.layers, report.live_activation_bits, strict=True):
         tensor = report.program.tensor[layer.instruction.output]
         counts = layer.counts
         table.add_row(
-            f"{layer.instruction.kind} {layer.instruction.output}",
+            layer.instruction.kind,
+            layer.instruction.output,
             format_shape(tensor.shape),
             str(tensor.dtype),
             f"{counts.macs_trimmed:,}" if counts.macs_trimmed else "",
@@ -101,17 +119,24 @@ def program_tables(program: Program) -> RenderableType:
 
 
 def _instruction_table(program: Program) -> Table:
-    table = Table(title="Instructions", title_justify="left", header_style="bold", box=None)
+    table = Table(
+        title="Instructions: type of the result @ its zero point, 0 if none is named",
+        title_justify="left",
+        header_style="bold",
+        box=None,
+    )
     table.add_column("#", justify="right")
-    table.add_column("instruction", overflow="fold")
+    table.add_column("kind", no_wrap=True)
+    table.add_column("result", overflow="fold")
     table.add_column("details", overflow="fold")
-    for name in ("output", "type", "scale"):
+    for name in ("shape", "type", "scale"):
         table.add_column(name, justify="right")
     for number, instruction in enumerate(program.instructions):
         tensor = program.tensor[instruction.output]
         table.add_row(
             str(number),
-            f"{instruction.kind} {instruction.output}",
+            instruction.kind,
+            instruction.output,
             _details(program, instruction),
             format_shape(tensor.shape),
             _type(tensor),
@@ -130,17 +155,28 @@ def _details(program: Program, instruction: Instruction) -> str:
     match instruction:
         case Convolve(window=window, weight_bits=bits, groups=groups):
             grouped = f", {groups} groups" if groups > 1 else ""
-            pads = ",".join(map(str, window.pads))
-            return f"{bits}-bit {format_shape(window.kernel)} / {window.stride[0]} pads {pads}{grouped}"
+            return f"{bits}-bit {_window_text(window)}{grouped}"
+        case PoolSum(window=window) | PoolMaximum(window=window):
+            return _window_text(window)
         case Requantise(mode=mode, offset=offset, low=low, high=high):
             rows, sets = program.constants[offset].shape
             divisors = f", {rows} divisors" if rows > 1 else ""
             width = f":{instruction.multiplier_bits}" if mode.value == "multiply" else ""
-            return f"{mode.value}{width}, {sets} sets{divisors}, clamp {low}..{high}"
+            return f"{mode.value}{width}, {_number(sets, 'set')}{divisors}, clamp {low}..{high}"
         case AddSaturating(low=low, high=high):
             return f"clamp {low}..{high}"
         case LookUp(table=name):
             rows, entries = program.constants[name].shape
-            return f"{rows} tables of {entries}"
+            return f"{_number(rows, 'table')} of {entries}"
         case _:
             return ""
+
+
+def _window_text(window: Window) -> str:
+    down, across = window.stride
+    stride = f"{down}" if down == across else f"{down}x{across}"
+    return f"{format_shape(window.kernel)}, stride {stride}, pads {','.join(map(str, window.pads))}"
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,0 +1,355 @@
+"""Hypothesis strategies for well-formed integer programs, built directly, and images for them.
+
+Structure is drawn; array contents come from a drawn seed. Accumulators are declared as narrow as the worst case
+over the actual weights allows, so that a range that is too small anywhere is an error.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from hypothesis import strategies as st
+
+from bnhw.dtypes import Array, IntegerType
+from bnhw.kernels.packing import pack_bits
+from bnhw.ops import Window
+from bnhw.options import RequantiseMode
+from bnhw.program import (
+    AddSaturating,
+    Convolve,
+    Instruction,
+    Join,
+    LookUp,
+    PadChannels,
+    PoolMaximum,
+    PoolSum,
+    Program,
+    Provenance,
+    Requantise,
+    SumGlobal,
+    Tensor,
+)
+
+IMAGE = IntegerType(bits=8, signed=False)
+BIT = IntegerType(bits=1, signed=False)
+PROVENANCE = Provenance(producer="tests", source_name="built", source_sha256="0" * 64, options={"act_bits": "8"})
+CHANNELS = st.one_of(st.sampled_from((1, 2, 3, 63, 64, 65, 128, 129, 200)), st.integers(1, 12))
+
+
+@dataclass(kw_only=True)
+class Builder:
+    """A program under construction: the tests' own, independent of `bnhw.lower`."""
+
+    random: np.random.Generator
+    shape: tuple[int, int, int]
+    instructions: list[Instruction] = field(default_factory=list)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    constants: dict[str, Array] = field(default_factory=dict)
+    spans: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.tensors["image"] = Tensor(name="image", shape=self.shape, dtype=IMAGE, scale=1.0)
+        self.spans["image"] = (0, 255)
+
+    def name(self) -> str:
+        """The name of the next result."""
+        return f"t{len(self.instructions)}"
+
+    def constant(self, name: str, array: Array) -> str:
+        """Store an array."""
+        array.setflags(write=False)
+        self.constants[name] = array
+        return name
+
+    def append(self, instruction: Instruction, like: Tensor, span: tuple[int, int]) -> Tensor:
+        """Add an instruction with a result like `like`."""
+        tensor = replace(like, name=instruction.output)
+        self.instructions.append(instruction)
+        self.tensors[tensor.name] = tensor
+        self.spans[tensor.name] = span
+        return tensor
+
+    def values(self, source: Tensor) -> tuple[int, int]:
+        """The range of code - zero point, or of the bipolar value, padding included."""
+        if source.bipolar:
+            return -1, 1
+        low, high = self.spans[source.name]
+        return min(low - source.zero_point, 0), max(high - source.zero_point, 0)
+
+    def sums(self, instruction: Instruction, shape: tuple[int, int, int], span: tuple[int, int]) -> Tensor:
+        """Add an instruction whose result is an accumulator."""
+        dtype = IntegerType.containing(*span)
+        return self.append(instruction, Tensor(name="", shape=shape, dtype=dtype, scale=0.5), span)
+
+    def look_up(self, source: Tensor, coding: Tensor, *, per_channel: bool) -> Tensor:
+        """Random tables."""
+        rows = source.shape[2] if per_channel else 1
+        dtype = coding.dtype
+        table = self.random.integers(dtype.low, dtype.high + 1, (rows, source.dtype.high + 1)).astype(np.int16)
+        name = self.name()
+        instruction = LookUp(inputs=(source.name,), output=name, table=self.constant(f"{name}/table", table))
+        return self.append(instruction, replace(coding, shape=source.shape), (int(table.min()), int(table.max())))
+
+    def convolve(self, source: Tensor, window: Window, *, groups: int, out_channels: int, bits: int) -> Tensor:
+        """Random weights of `bits` bits; `groups` divides both numbers of channels."""
+        shape = (out_channels, *window.kernel, source.shape[2] // groups)
+        if bits == 1:
+            weights = self.random.choice(np.array((-1, 1), np.int8), shape)
+            stored = pack_bits((weights > 0).reshape(-1))
+        else:
+            limit = 1 << (bits - 1)
+            weights = stored = self.random.integers(-limit, limit, shape).astype(np.int8)
+        low, high = self.values(source)
+        rows = weights.reshape(out_channels, -1).astype(np.int64)
+        least = np.minimum(rows * low, rows * high).sum(axis=1).min()
+        most = np.maximum(rows * low, rows * high).sum(axis=1).max()
+        name = self.name()
+        instruction = Convolve(
+            inputs=(source.name,),
+            output=name,
+            weights=self.constant(f"{name}/weights", stored),
+            weight_bits=bits,
+            weight_shape=shape,
+            window=window,
+            groups=groups,
+        )
+        rows_columns = window.output_size(*source.shape[:2])
+        return self.sums(instruction, (*rows_columns, out_channels), (int(least), int(most)))
+
+    def pool_sum(self, source: Tensor, window: Window) -> Tensor:
+        """The sum of each window."""
+        low, high = self.plain_values(source)
+        taps = window.kernel[0] * window.kernel[1]
+        instruction = PoolSum(inputs=(source.name,), output=self.name(), window=window)
+        shape = (*window.output_size(*source.shape[:2]), source.shape[2])
+        return self.sums(instruction, shape, (low * taps, high * taps))
+
+    def plain_values(self, source: Tensor) -> tuple[int, int]:
+        """The range of code - zero point with 0, for 1-bit codes too."""
+        low, high = self.spans[source.name]
+        return min(low - source.zero_point, 0), max(high - source.zero_point, 0)
+
+    def sum_global(self, source: Tensor) -> Tensor:
+        """The sum over all pixels."""
+        low, high = self.plain_values(source)
+        pixels = source.shape[0] * source.shape[1]
+        instruction = SumGlobal(inputs=(source.name,), output=self.name())
+        return self.sums(instruction, (1, 1, source.shape[2]), (low * pixels, high * pixels))
+
+    def requantise(
+        self, source: Tensor, coding: Tensor, *, multiplier_bits: int, classes: int = 1, per_channel: bool = True
+    ) -> Tensor:
+        """Random constants that spread the source's range over about the range of the result's type.
+
+        multiplier_bits: 0 for no multipliers, 1 for powers of two, more for signed multipliers.
+        """
+        name, random = self.name(), self.random
+        shape = (classes, source.shape[2] if per_channel else 1)
+        reach = max(map(abs, self.spans[source.name])).bit_length() - coding.dtype.bits
+        multiplier = np.ones(shape, np.int64)
+        width = 2
+        if multiplier_bits == 1:
+            multiplier = 1 << random.integers(0, 4, shape)
+            width = 5
+        elif multiplier_bits:
+            limit = 1 << (multiplier_bits - 1)
+            multiplier = random.integers(-limit, limit, shape)
+            width = multiplier_bits
+        shift = np.clip(reach + width - 2 + random.integers(-1, 2, shape), 0, 62)
+        half = 1 << np.clip(shift + coding.dtype.bits - 1, 0, 40)
+        instruction = Requantise(
+            inputs=(source.name,),
+            output=name,
+            mode=RequantiseMode.MULTIPLY if multiplier_bits > 1 else RequantiseMode.SHIFT,
+            multiplier=self.constant(f"{name}/multiplier", multiplier) if multiplier_bits else "",
+            offset=self.constant(f"{name}/offset", random.integers(-half, half + 1)),
+            shift=self.constant(f"{name}/shift", shift),
+            position_classes=(
+                self.constant(f"{name}/classes", random.integers(0, classes, source.shape[:2])) if classes > 1 else ""
+            ),
+            multiplier_bits=width,
+            low=coding.dtype.low + (coding.dtype.bits > 2),
+            high=coding.dtype.high,
+        )
+        return self.append(instruction, replace(coding, shape=source.shape), (instruction.low, instruction.high))
+
+    def same_coding(self, instruction: Instruction, sources: tuple[Tensor, ...], shape: tuple[int, int, int]) -> Tensor:
+        """Add a PoolMaximum, PadChannels or Join: the result is coded like its operands."""
+        spans = [self.spans[source.name] for source in sources]
+        zero_point = sources[0].zero_point
+        if isinstance(instruction, PadChannels):
+            spans.append((zero_point, zero_point))
+        span = (min(low for low, _ in spans), max(high for _, high in spans))
+        return self.append(instruction, replace(sources[0], shape=shape), span)
+
+    def add(self, first: Tensor, second: Tensor, low: int, high: int) -> Tensor:
+        """A saturating sum."""
+        instruction = AddSaturating(inputs=(first.name, second.name), output=self.name(), low=low, high=high)
+        return self.append(instruction, first, (low, high))
+
+    def program(self, output: Tensor) -> Program:
+        """What was built."""
+        return Program(
+            name="random",
+            instructions=tuple(self.instructions),
+            tensors=tuple(self.tensors.values()),
+            constants=dict(self.constants),
+            input="image",
+            output=output.name,
+            provenance=PROVENANCE,
+        )
+
+
+@st.composite
+def codings(draw: st.DrawFn, *, max_bits: int = 8, bipolar: bool = True) -> Tensor:
+    """A tensor whose name and shape do not count yet: 1..max_bits bits, signed, unsigned or bipolar."""
+    if bipolar and draw(st.integers(0, 3)) == 0:
+        return Tensor(name="", shape=(1, 1, 1), dtype=BIT, scale=0.25, bipolar=True)
+    dtype = IntegerType(bits=draw(st.integers(1, max_bits)), signed=draw(st.booleans()))
+    zero_point = draw(
+        st.one_of(st.just(0), st.sampled_from((dtype.low, dtype.high)), st.integers(dtype.low, dtype.high))
+    )
+    return Tensor(name="", shape=(1, 1, 1), dtype=dtype, scale=0.25, zero_point=zero_point)
+
+
+@st.composite
+def windows(draw: st.DrawFn, height: int, width: int) -> Window:
+    """A window that fits: kernels 1..5 (1 and 3 often), strides 1..3, four different pads smaller than the kernel."""
+    sides = [draw(_side(size)) for size in (height, width)]
+    (rows, top, bottom), (columns, left, right) = sides
+    stride = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    return Window(kernel=(rows, columns), stride=stride, pads=(top, left, bottom, right))
+
+
+@st.composite
+def _side(draw: st.DrawFn, size: int) -> tuple[int, int, int]:
+    """Kernel, pad before and pad behind along an axis of `size` pixels."""
+    before, behind = draw(st.sampled_from(((0, 0), (1, 1), (0, 1), (1, 0), (2, 2), (3, 0))))
+    least, most = max(before, behind) + 1, min(5, size + before + behind)
+    kernel = draw(st.one_of(st.just(min(max(3, least), most)), st.integers(least, most)))
+    return kernel, before, behind
+
+
+@st.composite
+def programs(draw: st.DrawFn, *, max_steps: int = 5) -> Program:
+    """Programs of every kind of instruction: a lookup, some steps, and a sum or a whole-image convolution."""
+    shape = (draw(st.integers(1, 9)), draw(st.integers(1, 9)), draw(st.sampled_from((1, 2, 3, 5))))
+    builder = Builder(random=np.random.default_rng(draw(st.integers(0, 2**32 - 1))), shape=shape)
+    current = builder.look_up(builder.tensors["image"], draw(codings(max_bits=12)), per_channel=draw(st.booleans()))
+    for _ in range(draw(st.integers(0, max_steps))):
+        current = _step(draw, builder, current)
+    return builder.program(_end(draw, builder, current))
+
+
+def _end(draw: st.DrawFn, builder: Builder, current: Tensor) -> Tensor:
+    if draw(st.booleans()):
+        whole = Window(kernel=current.shape[:2])
+        total = builder.convolve(current, whole, groups=1, out_channels=draw(st.integers(1, 10)), bits=1)
+    else:
+        total = builder.sum_global(current)
+    if draw(st.booleans()):
+        return builder.requantise(total, draw(codings(max_bits=20, bipolar=False)), multiplier_bits=9)
+    return total
+
+
+def _step(draw: st.DrawFn, builder: Builder, current: Tensor) -> Tensor:
+    kind = draw(st.sampled_from(("convolve", "convolve", "average", "maximum", "residual", "join", "pad", "look_up")))
+    match kind:
+        case "convolve":
+            return _requantised(draw, builder, _convolution(draw, builder, current))
+        case "average":
+            return _requantised(draw, builder, builder.pool_sum(current, draw(windows(*current.shape[:2]))))
+        case "maximum":
+            window = draw(windows(*current.shape[:2]))
+            instruction = PoolMaximum(inputs=(current.name,), output=builder.name(), window=window)
+            return builder.same_coding(
+                instruction, (current,), (*window.output_size(*current.shape[:2]), current.shape[2])
+            )
+        case "residual":
+            return _residual(draw, builder, current)
+        case "join" if current.shape[2] <= 100:
+            joining = Join(inputs=(current.name,) * draw(st.integers(2, 3)), output=builder.name())
+            channels = len(joining.inputs) * current.shape[2]
+            return builder.same_coding(joining, (current,), (*current.shape[:2], channels))
+        case "pad" if not current.bipolar:
+            before, after = draw(st.integers(0, 3)), draw(st.integers(0, 70))
+            padded = PadChannels(inputs=(current.name,), output=builder.name(), before=before, after=after)
+            return builder.same_coding(padded, (current,), (*current.shape[:2], before + current.shape[2] + after))
+        case "look_up" if not current.dtype.signed and current.dtype.bits <= 12:
+            return builder.look_up(current, draw(codings()), per_channel=draw(st.booleans()))
+    return current
+
+
+def _convolution(draw: st.DrawFn, builder: Builder, current: Tensor) -> Tensor:
+    channels = current.shape[2]
+    groups = draw(st.sampled_from([n for n in range(1, channels + 1) if channels % n == 0]))
+    out_channels = draw(CHANNELS) if groups == 1 else groups * draw(st.integers(1, 1 + 64 // groups))
+    bits = draw(st.one_of(st.just(1), st.integers(2, 8))) if current.dtype.bits <= 12 else 1
+    window = draw(windows(*current.shape[:2]))
+    return builder.convolve(current, window, groups=groups, out_channels=out_channels, bits=bits)
+
+
+def _requantised(draw: st.DrawFn, builder: Builder, total: Tensor) -> Tensor:
+    return builder.requantise(
+        total,
+        draw(codings()),
+        multiplier_bits=draw(st.sampled_from((0, 1, 2, 8, 16, 24))),
+        classes=draw(st.sampled_from((1, 1, 2, 4))),
+        per_channel=draw(st.booleans()),
+    )
+
+
+def _residual(draw: st.DrawFn, builder: Builder, current: Tensor) -> Tensor:
+    dtype = IntegerType(bits=draw(st.integers(4, 24)), signed=True)
+    wide = Tensor(name="", shape=(1, 1, 1), dtype=dtype, scale=0.125)
+    first = builder.requantise(current, wide, multiplier_bits=draw(st.sampled_from((0, 1, 16))))
+    second = builder.requantise(current, wide, multiplier_bits=draw(st.sampled_from((0, 1, 16))))
+    total = builder.add(first, second, dtype.low // 2, dtype.high // 2)
+    if dtype.bits <= 12 and draw(st.booleans()):
+        return total
+    return builder.requantise(total, draw(codings()), multiplier_bits=draw(st.sampled_from((0, 12))))
+
+
+@st.composite
+def batches(draw: st.DrawFn, program: Program, *, max_images: int = 3) -> Array:
+    """uint8 images for a program, with many 0 and 255."""
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    shape = (draw(st.integers(1, max_images)), *program.tensor[program.input].shape)
+    pixels = random.integers(0, 256, shape)
+    extreme = random.integers(0, 4, shape)
+    return np.where(extreme == 0, 0, np.where(extreme == 1, 255, pixels)).astype(np.uint8)
+
+
+@st.composite
+def programs_with_images(draw: st.DrawFn, *, max_images: int = 3, max_steps: int = 5) -> tuple[Program, Array]:
+    """A program and images for it."""
+    program = draw(programs(max_steps=max_steps))
+    return program, draw(batches(program, max_images=max_images))
+
+
+def one_of_each() -> Program:
+    """A small fixed program that holds every kind of instruction, position classes and a skip connection."""
+    builder = Builder(random=np.random.default_rng(0), shape=(5, 4, 2))
+    code = Tensor(name="", shape=(1, 1, 1), dtype=IntegerType(bits=4, signed=False), scale=0.5, zero_point=3)
+    wide = Tensor(name="", shape=(1, 1, 1), dtype=IntegerType(bits=10, signed=True), scale=0.5)
+    window = Window(kernel=(3, 3), pads=(1, 1, 1, 1))
+    start = builder.look_up(builder.tensors["image"], code, per_channel=True)
+    padded = builder.same_coding(
+        PadChannels(inputs=(start.name,), output=builder.name(), before=1, after=0), (start,), (5, 4, 3)
+    )
+    first = builder.convolve(padded, window, groups=1, out_channels=4, bits=1)
+    left = builder.requantise(first, wide, multiplier_bits=8)
+    second = builder.convolve(padded, window, groups=1, out_channels=4, bits=5)
+    right = builder.requantise(second, wide, multiplier_bits=1)
+    residual = builder.add(left, right, -300, 200)
+    codes = builder.requantise(residual, code, multiplier_bits=0, per_channel=False)
+    pool = Window(kernel=(2, 2), stride=(2, 2), pads=(0, 0, 1, 0))
+    sums = builder.pool_sum(codes, pool)
+    means = builder.requantise(sums, code, multiplier_bits=6, classes=2)
+    largest = builder.same_coding(
+        PoolMaximum(inputs=(codes.name,), output=builder.name(), window=pool), (codes,), (3, 2, 4)
+    )
+    joined = builder.same_coding(
+        Join(inputs=(means.name, largest.name), output=builder.name()), (means, largest), (3, 2, 8)
+    )
+    logits = builder.convolve(joined, Window(kernel=(1, 1)), groups=2, out_channels=6, bits=1)
+    return builder.program(builder.sum_global(builder.requantise(logits, wide, multiplier_bits=0)))
