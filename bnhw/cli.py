@@ -56,7 +56,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.
 def main() -> None:
     """Entry point of the `bnhw` command."""
     try:
-        app()
+        app(prog_name="bnhw")
     except BnhwError as error:
         Console(stderr=True, soft_wrap=True).print(Text(f"error: {error}"), highlight=False)
         sys.exit(error.exit_code)
