@@ -320,7 +320,7 @@ def report(
     built = bnhw.report(bnhw.load(model))
     text = json.dumps(built.as_json(), indent=2) + "\n" if output_format == "json" else None
     if output is not None:
-        from bnhw.program_file import write_atomically
+        from bnhw.files import write_atomically
 
         write_atomically(output, (text or _as_text(report_tables(built))).encode())
         say(f"wrote {output}")

@@ -19,7 +19,7 @@ from bnhw.passes.base import run_passes
 from bnhw.passes.pipeline import float_passes, normalise_input, quantise_graph
 from bnhw.program import Program, Provenance
 from bnhw.program_check import check_program
-from bnhw.version import __version__
+from bnhw.version import producer
 
 SELF_CHECK_IMAGES = 2
 """Calibration images on which reference and kernels are compared before a program is handed out."""
@@ -82,7 +82,7 @@ def _import(source: Source, options: CompileOptions) -> Graph:
 def _provenance(source: Source, options: CompileOptions, images: int) -> Provenance:
     chosen = {f.name: _option_text(getattr(options, f.name)) for f in fields(options)}
     return Provenance(
-        producer=f"bnhw {__version__}",
+        producer=producer(),
         source_name=source.name,
         source_sha256=source.sha256,
         options={**chosen, "calibration_images": str(images)},

@@ -14,6 +14,7 @@ import numpy as np
 
 from bnhw.dtypes import Array
 from bnhw.errors import BadInput
+from bnhw.files import read_file
 
 MAX_IMAGE_BYTES = 8 << 30
 """No image file is read that unpacks to more than 8 GiB."""
@@ -45,16 +46,15 @@ def read_images(path: Path) -> Images:
     Raises BadInput, naming the file, what was found and what was expected, for a missing or damaged file,
     another kind of file, pickled objects, and pixels that are not uint8.
     """
-    if not _is_file(path):
-        raise BadInput(f"{path}: no such file; images are expected as .npz (images, labels) or .npy")
+    data = read_file(path, missing="images are expected as .npz (images, labels) or .npy", max_bytes=MAX_IMAGE_BYTES)
     if path.suffix == ".npz":
-        arrays = _read_npz(path)
+        arrays = _read_npz(path, data)
         pixels = _named(arrays, IMAGE_KEYS)
         if pixels is None:
             raise BadInput(f"{path}: has no array {IMAGE_KEYS[0]!r}; save it with numpy.savez(path, images=...)")
         labels = _named(arrays, LABEL_KEYS)
     elif path.suffix == ".npy":
-        pixels, labels = _load_array(path), None
+        pixels, labels = _read_npy(path, data), None
     else:
         raise BadInput(f"{path}: images are read from .npz (images, labels) or .npy, not from {path.suffix!r} files")
     return Images(pixels=_check_pixels(path, pixels), labels=_check_labels(path, labels, len(pixels)))
@@ -62,26 +62,18 @@ def read_images(path: Path) -> Images:
 
 def read_labels(path: Path, count: int) -> Array:
     """Labels from a `.npy` or `.npz` of their own; int64 (count,). Errors as in `read_images`."""
-    if not _is_file(path):
-        raise BadInput(f"{path}: no such file; labels are expected as .npy or .npz (labels)")
-    found = _named(_read_npz(path), LABEL_KEYS) if path.suffix == ".npz" else _load_array(path)
+    data = read_file(path, missing="labels are expected as .npy or .npz (labels)", max_bytes=MAX_IMAGE_BYTES)
+    found = _named(_read_npz(path, data), LABEL_KEYS) if path.suffix == ".npz" else _read_npy(path, data)
     labels = _check_labels(path, found, count)
     if labels is None:
         raise BadInput(f"{path}: has no array {LABEL_KEYS[0]!r}")
     return labels
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError as error:  # a name that is too long, a folder that may not be entered
-        raise BadInput(f"{path}: cannot be read ({error.strerror}); check its name and permissions") from error
-
-
-def _read_npz(path: Path) -> dict[str, Array]:
+def _read_npz(path: Path, data: bytes) -> dict[str, Array]:
     """The arrays of images and labels only; sizes are checked before anything is unpacked."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
             if unpacked > MAX_IMAGE_BYTES:
                 raise BadInput(
@@ -95,14 +87,9 @@ def _read_npz(path: Path) -> dict[str, Array]:
         raise BadInput(f"{path}: not a readable .npz file ({error}); save it with numpy.savez") from error
 
 
-def _load_array(path: Path) -> Array:
+def _read_npy(path: Path, data: bytes) -> Array:
     try:
-        size = path.stat().st_size
-        if size > MAX_IMAGE_BYTES:
-            raise BadInput(f"{path}: holds {size} bytes, at most {MAX_IMAGE_BYTES} are read; split the file")
-        return _parse_array(path.read_bytes())
-    except BadInput:
-        raise
+        return _parse_array(data)
     except Exception as error:  # as above
         raise BadInput(f"{path}: not a readable .npy file ({error}); save it with numpy.save") from error
 

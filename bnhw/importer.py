@@ -7,7 +7,7 @@ compiling is collected, so that the user sees all of it at once.
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from onnxscript import optimizer
 
 from bnhw.dtypes import Array
 from bnhw.errors import BadInput, UnsupportedModel
+from bnhw.files import read_file
 from bnhw.graph import Graph, Value, remove_dead
 from bnhw.onnx_builder import Builder, OnnxNode
 from bnhw.onnx_ops import CONVERTERS, convert_node
@@ -47,12 +48,8 @@ def read_onnx(path: Path) -> Source:
     Raises BadInput when there is no such file, when it is no ONNX model, when its IR version is newer than
     the installed onnx knows, or when it keeps its weights in other files.
     """
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file; give the ONNX model that `bnhw export` or torch.onnx.export wrote")
-    size = path.stat().st_size
-    if size > MAX_MODEL_BYTES:
-        raise BadInput(f"{path}: {size} bytes, an ONNX file has at most {MAX_MODEL_BYTES}")
-    data = path.read_bytes()
+    missing = "give the ONNX model that `bnhw export` or torch.onnx.export wrote"
+    data = read_file(path, missing=missing, max_bytes=MAX_MODEL_BYTES)
     model = onnx.ModelProto()
     try:
         model.ParseFromString(data)
@@ -65,13 +62,23 @@ def read_onnx(path: Path) -> Source:
             f"{path}: ONNX IR version {model.ir_version}, the installed onnx {onnx.__version__} knows up to "
             f"{onnx.IR_VERSION}; export with an older IR version or install a newer onnx"
         )
-    external = [t.name for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
+    external = [tensor.name for tensor in _tensors(model.graph) if tensor.data_location == onnx.TensorProto.EXTERNAL]
     if external:
         raise BadInput(
             f"{path}: {len(external)} tensors, {external[0]!r} the first, are kept in other files, which bnhw does "
             "not open; export with the weights inside the model file (external_data=False)"
         )
     return Source(model=model, name=path.stem, sha256=hashlib.sha256(data).hexdigest())
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor in a graph: initializers, attributes of nodes, and the same of graphs inside."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _tensors(inner)
 
 
 def import_onnx(model: onnx.ModelProto, *, name: str = "model") -> Graph:

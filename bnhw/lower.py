@@ -108,9 +108,10 @@ class _Lowering:
 
     def store(self, node: Node, instruction: Instruction, quantisation: Quantisation, span: tuple[int, int]) -> Tensor:
         """Append an instruction and its result."""
-        if quantisation.dtype.bits > MAX_TENSOR_BITS:
+        bits = quantisation.dtype.bits + (not quantisation.dtype.signed)
+        if bits > MAX_TENSOR_BITS:
             raise PassFailed(
-                f"{node.op} {node.place}: its sums take {quantisation.dtype.bits} bits, at most {MAX_TENSOR_BITS} are "
+                f"{node.op} {node.place}: its sums take {bits} bits with their sign, at most {MAX_TENSOR_BITS} are "
                 "supported; choose fewer activation or residual bits"
             )
         channels, height, width = self.shapes[node.output]

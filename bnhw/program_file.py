@@ -5,13 +5,10 @@ arrays, and a SHA-256 over both. Reading writes the program again in memory and 
 single flipped bit anywhere in the file is noticed; nothing is executed and no size is trusted.
 """
 
-import errno
 import hashlib
 import json
-import os
 import typing
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -22,11 +19,15 @@ import safetensors
 import safetensors.numpy
 
 from bnhw.dtypes import Array
-from bnhw.errors import BadInput, InvalidProgram
+from bnhw.errors import InvalidProgram
+from bnhw.files import read_file, write_atomically
 from bnhw.program import FORMAT_VERSION, INSTRUCTIONS, Instruction, Program, Provenance, Tensor
 from bnhw.program_check import check_program
 
 METADATA_KEY = "bnhw"
+
+MAX_PROGRAM_BYTES = 1 << 32
+"""Eight times the 1-bit weights of the largest networks there are."""
 
 
 def describe_program(program: Program) -> Mapping[str, Any]:
@@ -60,39 +61,14 @@ def save_program(program: Program, path: Path) -> None:
     write_atomically(path, program_to_bytes(program))
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to `path` by way of a temporary file in the same folder.
-
-    Raises BadInput if that fails, or if `path` is a folder or a device; then nothing is left behind.
-    """
-    temporary = path.parent / f".{path.name}.{os.getpid()}.partial"
-    try:
-        if not path.name or (path.exists() and not path.is_file()):
-            raise OSError(errno.EINVAL, "it is no regular file")
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be written ({error.strerror}); choose another place with -o") from error
-    finally:
-        with suppress(OSError):  # there is none, or its folder is none
-            temporary.unlink()
-
-
 def load_program(path: Path) -> Program:
     """Read and check a `.bnhw` file.
 
     Raises BadInput when there is no such file or it cannot be read, InvalidProgram when it is truncated, altered, of
     another format version, or not well formed.
     """
-    try:
-        data = path.read_bytes() if path.is_file() else None
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror}); check its name and permissions") from error
-    if data is None:
-        raise BadInput(f"{path}: no such file; `bnhw compile MODEL.onnx -o {path.stem}.bnhw` makes one")
+    missing = f"`bnhw compile MODEL.onnx -o {path.stem}.bnhw` makes one"
+    data = read_file(path, missing=missing, max_bytes=MAX_PROGRAM_BYTES)
     return program_from_bytes(data, origin=str(path))
 
 

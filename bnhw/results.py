@@ -10,8 +10,8 @@ import numpy as np
 
 from bnhw.compare import Fidelity
 from bnhw.dtypes import Array
+from bnhw.files import write_atomically
 from bnhw.machine import Result
-from bnhw.program_file import write_atomically
 
 
 def run_summary(result: Result, labels: Array | None, threads: int) -> dict[str, Any]:

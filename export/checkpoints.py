@@ -21,10 +21,11 @@ from torch import Tensor
 
 from bnhw.errors import BadInput
 from bnhw.export.containers import MAX_CONTENT_BYTES
-from bnhw.export.files import producer, write_atomically
 from bnhw.export.layers import BinaryConv2d, bipolar
 from bnhw.export.published import load_published
 from bnhw.export.zoo import WideResNet, WideResNetConfig
+from bnhw.files import write_atomically
+from bnhw.version import producer
 
 FORMAT_VERSION = 1
 MAX_LISTED_PROBLEMS = 50

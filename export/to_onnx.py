@@ -19,8 +19,9 @@ from onnxscript.rewriter.rules import common as rewrite_rules
 from torch import nn
 
 from bnhw.errors import BadInput
-from bnhw.export.files import producer, write_atomically
 from bnhw.export.layers import BinaryConv2d
+from bnhw.files import write_atomically
+from bnhw.version import producer
 
 OPSET_VERSION = 18
 IR_VERSION = 10

@@ -402,7 +402,7 @@ BAD_OPTIONS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("run", "digits.bnhw", *IMAGES, "--threads", "0"), "--threads"),
     (("run", "digits.bnhw", *IMAGES, "--kernels", "fast"), "'fast' is no choice of kernels, expected one of auto"),
     (("run", "digits.bnhw", *IMAGES, "-o", "out.txt"), "out.txt: results are written as .npz"),
-    (("run", "digits.bnhw", *IMAGES, "-o", "no/out.npz"), "no/out.npz: cannot be written .*; choose another place"),
+    (("run", "digits.bnhw", *IMAGES, "-o", "no/out.npz"), "no/out.npz: cannot be written .*; choose an existing folder"),
     (("verify", "digits.bnhw", *IMAGES, "--against", "rtl"), "--against 'rtl' is not available; choose reference"),
     (("verify", "digits.bnhw", *IMAGES, "--float", "gone.onnx"), "gone.onnx: no such file"),
     (("verify", "digits.bnhw", *IMAGES, "--min-agreement", "99"), "name it with --float MODEL.onnx"),

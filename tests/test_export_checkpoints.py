@@ -14,10 +14,10 @@ torch = pytest.importorskip("torch", reason="bnhw.export needs torch")
 import safetensors.torch  # noqa: E402 - after the skip
 
 from bnhw.errors import BadInput  # noqa: E402
-from bnhw.export import files  # noqa: E402
 from bnhw.export.checkpoints import load_checkpoint, read_metadata, save_checkpoint  # noqa: E402
 from bnhw.export.layers import BinaryConv2d  # noqa: E402
 from bnhw.export.zoo import WideResNet, WideResNetConfig  # noqa: E402
+from bnhw.version import producer  # noqa: E402
 
 CONFIGS = {
     "shifted_relu": WideResNetConfig(depth=8, base_width=2, input_channels=1, input_mean=(4.9,), input_std=(6.0,)),
@@ -65,7 +65,7 @@ def test_a_checkpoint_comes_back_bit_for_bit(model: WideResNet, tmp_path: Path, 
         assert torch.equal(loaded.state_dict()[name], tensor), name
     assert torch.equal(loaded(image_of(model)), model(image_of(model)))
     assert read_metadata(path)["epochs"] == 3
-    assert read_metadata(path)["producer"] == files.producer()
+    assert read_metadata(path)["producer"] == producer()
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])

@@ -21,6 +21,7 @@ from bnhw.compiler import compile_model
 from bnhw.demo.digits import ONNX
 from bnhw.dtypes import Array, IntegerType
 from bnhw.errors import BadInput, InvalidProgram
+from bnhw.files import write_atomically
 from bnhw.machine import Machine
 from bnhw.program import FORMAT_VERSION, Program, Tensor
 from bnhw.program_file import (
@@ -30,7 +31,6 @@ from bnhw.program_file import (
     program_from_bytes,
     program_to_bytes,
     save_program,
-    write_atomically,
 )
 
 ANY = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -361,7 +361,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
         monkeypatch.setattr(os, "fsync", fail)
     else:
         monkeypatch.setattr(Path, "open", fail)
-    with pytest.raises(BadInput, match=r"p\.bnhw: cannot be written \(No space left on device\); choose another place"):
+    with pytest.raises(BadInput, match=r"p\.bnhw: cannot be written \(No space left on device\); choose an existing folder"):
         write_atomically(path, b"new")
     monkeypatch.undo()
     assert files_in(tmp_path) == {"p.bnhw": b"old"}

@@ -492,5 +492,5 @@ def test_a_missing_torch_is_named_with_the_remedy() -> None:
         "except MissingDependency as error:\n"
         "    print(error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)  # noqa: S603
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "pip install 'bnhw[torch]'" in done.stdout

@@ -18,11 +18,11 @@ from bnhw.compiler import compile_model
 from bnhw.demo.digits import CHECKPOINT, ONNX, Digits, load_digits
 from bnhw.dtypes import Array
 from bnhw.errors import BadInput, ComparisonFailed
+from bnhw.files import write_atomically
 from bnhw.float_model import float_logits
 from bnhw.machine import Machine, Result
 from bnhw.options import CompileOptions
 from bnhw.program import Program
-from bnhw.program_file import write_atomically
 from bnhw.reports.report import Report, build_report
 
 CALIBRATION_IMAGES = 200

@@ -9,12 +9,15 @@ Cases, by what stands before the point:
    below what is seen.
 5. Anything else: signed, symmetric, zero point 0.
 Where a power-of-two ratio to the integer behind the point is wanted (mode `shift`; logits that differ by one
-factor only), the scale is the smallest such multiple that holds the range.
+factor and a bias), the scale is the smallest such multiple that holds the range. No scale is so fine that the ratio
+would not fit the multipliers.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from bnhw.dtypes import IntegerType, Quantisation
 from bnhw.errors import PassFailed
@@ -42,6 +45,9 @@ from bnhw.verify import check_graph
 RESIDUAL_HEADROOM = 1.25
 """A sum on an unseen image may leave the calibrated range; at 16 bits a third of a bit is cheap for that."""
 
+SHIFT_RATIO_BITS = 14
+"""Finer than 2^-14 of the integer before it is no code in mode `shift`; 2^24 is what shifts can hold."""
+
 LOGIT_BITS = 24
 LOGIT_HEADROOM = 4.0
 """Logits leave the chip as they are; two more bits cost nothing there and a clipped logit is a wrong class."""
@@ -60,23 +66,33 @@ class ChooseScales:
         floors = _floors(graph)
         chosen: dict[int, Quantisation] = {}
         steps: dict[str, float | None] = {value.name: 1.0 for value in graph.inputs}
+        units: dict[str, float] = {value.name: 1.0 for value in graph.inputs}
         nodes: list[Node] = []
         for node in graph.nodes:
             if isinstance(node.attributes, QuantisePoint):
                 point = node.attributes
                 if point.group not in chosen:
-                    step = steps[node.inputs[0]]
-                    chosen[point.group] = self.quantisation(graph, node, step, floors[point.group])
+                    step, finest = steps[node.inputs[0]], units[node.inputs[0]] / self.largest_ratio
+                    chosen[point.group] = self.quantisation(graph, node, step, finest, floors[point.group])
                 _require_one_kind(graph, node, chosen[point.group])
                 node = replace(node, attributes=Quantise(role=point.role, quantisation=chosen[point.group]))
             steps[node.output] = _step(node, steps, shapes)
+            units[node.output] = _largest_unit(node, units, shapes)
             nodes.append(node)
         return graph.with_nodes(nodes)
 
-    def quantisation(self, graph: Graph, node: Node, step: float | None, floor: float) -> Quantisation:
+    @property
+    def largest_ratio(self) -> float:
+        """The largest ratio of a requantise step that the mode holds with room to spare, a power of two."""
+        requantisation = self.options.requantisation
+        bits = SHIFT_RATIO_BITS if requantisation.mode is RequantiseMode.SHIFT else requantisation.multiplier_bits - 2
+        return float(1 << bits)
+
+    def quantisation(self, graph: Graph, node: Node, step: float | None, finest: float, floor: float) -> Quantisation:
         """The coding behind one point.
 
-        `step`: the real size of one unit of the integer before it, if uniform. `floor`: no image gives less.
+        `step`: the real size of one unit of the integer before it, if uniform. `finest`: no finer scale can be
+        reached from that integer. `floor`: no image gives less.
         """
         point = node.attributes
         assert isinstance(point, QuantisePoint)
@@ -86,37 +102,37 @@ class ChooseScales:
         seen = _on_grid(self.ranges[point.group])
         match point.role:
             case Role.RESIDUAL:
-                return self.symmetric(self.options.residual_bits, seen, RESIDUAL_HEADROOM, step)
+                return self.symmetric(self.options.residual_bits, seen, RESIDUAL_HEADROOM, step, finest)
             case Role.LOGITS:
-                return _logits(seen, step)
+                return _logits(seen, step, finest, biased=not _has_one_shift(source))
             case Role.INPUT:
                 bits = self.options.input_bits
             case Role.ACTIVATION:
                 bits = self.options.act_bits
         if floor >= 0:
             dtype = IntegerType(bits=bits, signed=False)
-            return Quantisation(dtype=dtype, scale=self.snapped(_positive(seen.high) / dtype.high, step))
-        symmetric = self.symmetric(bits, seen, 1.0, step)
+            return Quantisation(dtype=dtype, scale=self.snapped(max(_positive(seen.high) / dtype.high, finest), step))
+        symmetric = self.symmetric(bits, seen, 1.0, step, finest)
         if -math.inf < floor < 0:
-            floored = self.floored(bits, floor, seen, step)
+            floored = self.floored(bits, floor, seen, step, finest)
             return floored if floored.scale <= symmetric.scale else symmetric
         return symmetric
 
-    def symmetric(self, bits: int, seen: Range, headroom: float, step: float | None) -> Quantisation:
+    def symmetric(self, bits: int, seen: Range, headroom: float, step: float | None, finest: float) -> Quantisation:
         """Signed codes with zero point 0."""
         dtype = IntegerType(bits=bits, signed=True)
         largest = _positive(max(abs(seen.low), abs(seen.high))) * headroom
-        return Quantisation(dtype=dtype, scale=self.snapped(largest / dtype.high, step))
+        return Quantisation(dtype=dtype, scale=self.snapped(max(largest / dtype.high, finest), step))
 
-    def floored(self, bits: int, floor: float, seen: Range, step: float | None) -> Quantisation:
+    def floored(self, bits: int, floor: float, seen: Range, step: float | None, finest: float) -> Quantisation:
         """Unsigned codes whose code 0 is `floor` (as nearly as an integer zero point allows).
 
         A floor that is less than one code beside the range is 0.
         """
         dtype = IntegerType(bits=bits, signed=False)
-        zero_point = math.floor(-floor * dtype.high / (max(seen.high, 0.0) - floor))
+        zero_point = math.floor(-floor / max((max(seen.high, 0.0) - floor) / dtype.high, finest))
         if zero_point == 0:
-            return Quantisation(dtype=dtype, scale=self.snapped(seen.high / dtype.high, step))
+            return Quantisation(dtype=dtype, scale=self.snapped(max(_positive(seen.high) / dtype.high, finest), step))
         scale = self.snapped(-floor / zero_point, step)
         zero_point = min(max(1, round(-floor / scale)), dtype.high)
         if self.options.requantisation.mode is not RequantiseMode.SHIFT:
@@ -181,12 +197,20 @@ def _snap(scale: float, step: float, *, least_exponent: float) -> float:
     return float(step * 2.0**exponent)
 
 
-def _logits(seen: Range, step: float | None) -> Quantisation:
+def _logits(seen: Range, step: float | None, finest: float, *, biased: bool) -> Quantisation:
+    """`biased`: the classes have biases of their own, which may lie between the integers of the last layer."""
     dtype = IntegerType(bits=LOGIT_BITS, signed=True)
-    scale = _positive(max(abs(seen.low), abs(seen.high))) * LOGIT_HEADROOM / dtype.high
-    if step is not None:  # nothing is gained by logits finer than the integers they come from
-        scale = _snap(scale, step, least_exponent=0)
+    scale = max(_positive(max(abs(seen.low), abs(seen.high))) * LOGIT_HEADROOM / dtype.high, finest)
+    if step is not None:  # without biases nothing is gained by logits finer than the integers they come from
+        scale = _snap(scale, step, least_exponent=-math.inf if biased else 0)
     return Quantisation(dtype=dtype, scale=scale)
+
+
+def _has_one_shift(source: Node | None) -> bool:
+    match source and source.attributes:
+        case Affine(shift=shift):
+            return bool((shift == shift[0]).all())
+    return False
 
 
 def _require_one_kind(graph: Graph, node: Node, chosen: Quantisation) -> None:
@@ -220,3 +244,21 @@ def _step(node: Node, steps: Mapping[str, float | None], shapes: Mapping[str, Sh
             return step
         case _:
             return None
+
+
+def _largest_unit(node: Node, units: Mapping[str, float], shapes: Mapping[str, Shape]) -> float:
+    """The real size of one unit of the integer behind a value, the largest of all channels and pixels."""
+    unit = units[node.inputs[0]]
+    match node.attributes:
+        case Quantise(quantisation=quantisation):
+            return quantisation.slope
+        case Affine(scale=scale):
+            return unit * float(np.abs(scale).max())
+        case AveragePool(window=window, count_padding=counts):
+            _, height, width = shapes[node.inputs[0]]
+            return unit / max(int(pool_divisors(window, height, width, count_padding=counts).min()), 1)
+        case GlobalAveragePool():
+            _, height, width = shapes[node.inputs[0]]
+            return unit / (height * width)
+        case _:
+            return unit
