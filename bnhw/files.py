@@ -39,7 +39,8 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise BadInput(f"{path}: cannot be written ({error.strerror}); choose an existing folder that you may write to") from error
+        remedy = "choose an existing folder that you may write to"
+        raise BadInput(f"{path}: cannot be written ({error.strerror}); {remedy}") from error
     finally:
         with suppress(OSError):  # there is none, or its folder is none
             temporary.unlink()
