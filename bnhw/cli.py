@@ -36,19 +36,24 @@ FILE_WIDTH = 160
 
 DEFAULTS = CompileOptions()
 
+
+def _option(metavar: str, text: str, *names: str, least: float | None = None, most: float | None = None) -> Any:
+    """An option without names is named like its parameter."""
+    return typer.Option(*names, metavar=metavar, help=text, min=least, max=most)
+
+
 Model = Annotated[Path, typer.Argument(metavar="MODEL.bnhw", help="A compiled program.", show_default=False)]
 OnnxModel = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An ONNX model.", show_default=False)]
 ImageFile = Annotated[
-    Path,
-    typer.Option("--images", help="Images: .npz with `images` (and `labels`), or .npy; uint8, NHWC or NHW."),
+    Path, _option("FILE", "Images: .npz with `images` (and `labels`), or .npy; uint8, NHWC or NHW.", "--images")
 ]
-Labels = Annotated[Path | None, typer.Option("--labels", help="Labels: .npy, or .npz with `labels`.")]
-Skip = Annotated[int, typer.Option("--skip", min=0, help="Leave out the first so many images.")]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use at most so many images.")]
-Threads = Annotated[int, typer.Option("--threads", min=1, max=256, help="Worker threads; images are split over them.")]
+Labels = Annotated[Path | None, _option("FILE", "Labels: .npy, or .npz with `labels`.", "--labels")]
+Skip = Annotated[int, _option("N", "Leave out the first so many images.", "--skip", least=0)]
+Limit = Annotated[int | None, _option("N", "Use at most so many images.", "--limit", least=1)]
+Threads = Annotated[int, _option("N", "Worker threads; images are split over them.", "--threads", least=1, most=256)]
 Kernels = Annotated[
     str | None,
-    typer.Option("--kernels", help="auto, reference, multiplexer or bit_serial [default: $BNHW_KERNELS or auto]."),
+    _option("CHOICE", "auto, reference, multiplexer, bit_serial [default: $BNHW_KERNELS or auto].", "--kernels"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
@@ -97,9 +102,9 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the files made.")] = Path("bnhw-demo"),
+    output: Annotated[Path, _option("FOLDER", "Folder for the files made.", "--output", "-o")] = Path("bnhw-demo"),
 ) -> None:
-    """Run the whole flow on a small trained 1-bit network and real images, both shipped."""
+    """Run the whole flow on a small trained 1-bit network. The network and real images are shipped."""
     from bnhw.demo.flow import run_demo
     from bnhw.demo.table import demo_table
 
@@ -108,10 +113,10 @@ def demo(
 
 @app.command()
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="safetensors or .pt of ours, or a published .mat.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The ONNX file to write.")],
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="safetensors, .pt, or a published .mat.")],
+    output: Annotated[Path, _option("FILE", "The ONNX file to write.", "--output", "-o")],
 ) -> None:
-    """Turn a trained checkpoint into ONNX (needs the extra `torch`)."""
+    """Turn a trained checkpoint into ONNX. Needs the extra `torch`."""
     from bnhw.export.checkpoints import load_checkpoint
     from bnhw.export.to_onnx import to_onnx
 
@@ -124,7 +129,7 @@ def export(
 
 @app.command()
 def check(model: OnnxModel, as_json: Json = False) -> None:
-    """List everything that stands in the way of compiling a model; exit code 0 if nothing does."""
+    """List all that stands in the way of compiling a model. Exit code 0 if nothing does."""
     from bnhw.compiler import check as check_model
     from bnhw.errors import UnsupportedModel
 
@@ -146,22 +151,22 @@ def check(model: OnnxModel, as_json: Json = False) -> None:
 @app.command(name="compile")
 def compile_command(
     model: OnnxModel,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The program to write (.bnhw).")],
-    calibrate: Annotated[Path, typer.Option("--calibrate", help="Images that show the ranges of activations.")],
-    calibrate_limit: Annotated[int, typer.Option(min=1, help="Calibrate on at most so many images.")] = 200,
-    act_bits: Annotated[int, typer.Option(help="Bits of activations, 2..8.")] = DEFAULTS.act_bits,
+    output: Annotated[Path, _option("FILE", "The program to write (.bnhw).", "--output", "-o")],
+    calibrate: Annotated[Path, _option("FILE", "Images that show the ranges of activations.", "--calibrate")],
+    calibrate_limit: Annotated[int, _option("N", "Calibrate on at most so many images.", least=1)] = 200,
+    act_bits: Annotated[int, _option("N", "Bits of activations, 2..8.")] = DEFAULTS.act_bits,
     requantise: Annotated[
-        str, typer.Option(help="shift, or multiply:M with M-bit multipliers.")
+        str, _option("MODE", "shift, or multiply:M with M-bit multipliers.")
     ] = f"multiply:{DEFAULT_MULTIPLIER_BITS}",
-    weight_bits: Annotated[int, typer.Option(help="Bits of weights that are not 1-bit, 2..8.")] = DEFAULTS.weight_bits,
-    input_bits: Annotated[int, typer.Option(help="Bits of the normalised image, 2..12.")] = DEFAULTS.input_bits,
-    residual_bits: Annotated[int, typer.Option(help="Bits of the residual stream, 8..24.")] = DEFAULTS.residual_bits,
+    weight_bits: Annotated[int, _option("N", "Bits of weights that are not 1-bit, 2..8.")] = DEFAULTS.weight_bits,
+    input_bits: Annotated[int, _option("N", "Bits of the normalised image, 2..12.")] = DEFAULTS.input_bits,
+    residual_bits: Annotated[int, _option("N", "Bits of the residual stream, 8..24.")] = DEFAULTS.residual_bits,
     input_mean: Annotated[
-        str, typer.Option(help="The model takes (pixel - mean) / std: one number or one a colour.")
+        str, _option("NUMBERS", "The model takes (pixel - mean) / std: one number or one a colour.")
     ] = "0",
-    input_std: Annotated[str, typer.Option(help="As --input-mean; 255 for a model of pixels 0..1.")] = "1",
+    input_std: Annotated[str, _option("NUMBERS", "As --input-mean; 255 for a model of pixels 0..1.")] = "1",
 ) -> None:
-    """Compile an ONNX model to an integer program; checks itself before it writes."""
+    """Compile an ONNX model to an integer program. Checks itself before it writes."""
     from bnhw.compiler import compile_model
     from bnhw.images import read_images
     from bnhw.reports.tables import format_bits
@@ -204,7 +209,7 @@ def _numbers(option: str, text: str) -> tuple[float, ...]:
 
 @app.command()
 def info(model: Model, as_json: Json = False) -> None:
-    """Print a program's instructions, widths, sizes, options and origin."""
+    """Print a program's instructions, sizes, options and origin."""
     import bnhw
     from bnhw.program_file import describe_program
     from bnhw.reports.tables import program_tables
@@ -225,10 +230,10 @@ def run(
     limit: Limit = None,
     threads: Threads = 1,
     kernels: Kernels = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write logits and classes (.npz).")] = None,
+    output: Annotated[Path | None, _option("FILE", "Write logits and classes (.npz).", "--output", "-o")] = None,
     as_json: Json = False,
 ) -> None:
-    """Execute a program bit-exactly; prints accuracy (with labels) and images per second."""
+    """Execute a program bit-exactly. Prints accuracy (with labels) and images per second."""
     import bnhw
     from bnhw.machine import Machine
     from bnhw.results import run_summary, write_result
@@ -249,23 +254,23 @@ def run(
 def verify(
     model: Model,
     images: ImageFile,
-    against: Annotated[str, typer.Option(help="Executors to compare with: reference.")] = "reference",
+    against: Annotated[str, _option("EXECUTOR", "Executors to compare with: reference.")] = "reference",
     float_model: Annotated[
-        Path | None, typer.Option("--float", help="The ONNX model: adds agreement and signal-to-noise.")
+        Path | None, _option("MODEL.onnx", "The ONNX model: adds agreement and signal-to-noise.", "--float")
     ] = None,
     labels: Labels = None,
     skip: Skip = 0,
     limit: Limit = None,
-    tensors: Annotated[int, typer.Option(min=1, help="Compare every tensor of so many images.")] = 4,
+    tensors: Annotated[int, _option("N", "Compare every tensor of so many images.", least=1)] = 4,
     min_agreement: Annotated[
         float,
-        typer.Option(min=0, max=100, help="With --float: fail (exit 3) below this per cent of equal classes."),
+        _option("PERCENT", "With --float: fail (exit 3) below this per cent of equal classes.", least=0, most=100),
     ] = 0.0,
     threads: Threads = 1,
     kernels: Kernels = None,
     as_json: Json = False,
 ) -> None:
-    """Compare every intermediate integer of two executors, and the classes with the float model."""
+    """Compare every intermediate integer of two executors. With --float, also the classes with the float model's."""
     import bnhw
     from bnhw.compare import first_difference, measure_fidelity
     from bnhw.float_model import float_logits
@@ -278,7 +283,7 @@ def verify(
         raise BadInput(f"--against {against!r} is not available; choose reference")
     program = bnhw.load(model)
     chosen = _load_images(program, images, labels, skip, limit)
-    machine = Machine(program, _kernel_choice(kernels))
+    machine = Machine(program, _kernels_to_verify(kernels))
     part = chosen.pixels[:tensors]
     with progress_bar("comparing", len(part)) as progress:
         comparison = first_difference(Machine(program, "reference"), machine, part, progress)
@@ -308,10 +313,10 @@ def verify(
 @app.command()
 def report(
     model: Model,
-    output_format: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file instead.")] = None,
+    output_format: Annotated[str, _option("FORMAT", "text or json.", "--format")] = "text",
+    output: Annotated[Path | None, _option("FILE", "Write to this file instead.", "--output", "-o")] = None,
 ) -> None:
-    """Count operations, multipliers and storage, per instruction and in total."""
+    """Count operations, multipliers and storage. Per instruction and in total."""
     import bnhw
     from bnhw.reports.tables import report_tables
 
@@ -355,6 +360,17 @@ def _kernel_choice(kernels: str | None) -> str:
         return kernels or default_choice()
     except ValueError as error:
         raise BadInput(str(error)) from error
+
+
+def _kernels_to_verify(kernels: str | None) -> str:
+    from bnhw.kernels.select import KERNEL_CHOICES, KERNELS_VARIABLE
+
+    choice = _kernel_choice(kernels)
+    if choice == "reference":
+        origin = f"--kernels {choice}" if kernels else f"{KERNELS_VARIABLE}={choice}"
+        others = ", ".join(other for other in KERNEL_CHOICES if other != choice)
+        raise BadInput(f"{origin}: it would compare the reference with itself; choose one of {others} with --kernels")
+    return choice
 
 
 def _load_images(program: Any, path: Path, labels: Path | None, skip: int, limit: int | None) -> Any:

@@ -21,7 +21,7 @@ from bnhw.dtypes import Array
 from bnhw.errors import BadInput, UnsupportedModel
 from bnhw.files import read_file
 from bnhw.graph import Graph, Value, remove_dead
-from bnhw.onnx_builder import Builder, OnnxNode
+from bnhw.onnx_builder import Builder, OnnxNode, printable
 from bnhw.onnx_ops import CONVERTERS, convert_node
 
 MAX_MODEL_BYTES = 2**31 - 1
@@ -35,7 +35,7 @@ ADVICE = f"Operations that can be read: {', '.join(sorted(CONVERTERS))}."
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """A model read from a file: the parsed ONNX, its name and the digest of its bytes."""
+    """A model read from a file: the parsed ONNX, its printable name and the digest of its bytes."""
 
     model: onnx.ModelProto
     name: str
@@ -68,7 +68,7 @@ def read_onnx(path: Path) -> Source:
             f"{path}: {len(external)} tensors, {external[0]!r} the first, are kept in other files, which bnhw does "
             "not open; export with the weights inside the model file (external_data=False)"
         )
-    return Source(model=model, name=path.stem, sha256=hashlib.sha256(data).hexdigest())
+    return Source(model=model, name=printable(path.stem), sha256=hashlib.sha256(data).hexdigest())
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
@@ -112,7 +112,7 @@ def import_onnx(model: onnx.ModelProto, *, name: str = "model") -> Graph:
     return remove_dead(
         Graph(
             name=name,
-            inputs=(Value(name=entry.name, shape=builder.values[entry.name].shape),),
+            inputs=(Value(name=builder.values[entry.name].name, shape=builder.entry.shape),),
             outputs=(builder.values[output].name,),
             nodes=tuple(builder.nodes),
             notes=tuple(builder.notes),

@@ -16,9 +16,14 @@ class Refused(Exception):  # noqa: N818  (a reason that is collected, never an e
     """This ONNX node cannot be compiled; the message is the reason and the remedy."""
 
 
+def printable(text: str) -> str:
+    """`text` with "?" for whatever is not printable: names are shown on terminals, which obey control characters."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnnxNode:
-    """An ONNX node with decoded attributes and a name even where the file gives none."""
+    """An ONNX node with decoded attributes and a printable name, even where the file gives none."""
 
     name: str
     op: str
@@ -32,9 +37,9 @@ class OnnxNode:
         """Decode `node`, the `index`-th of its graph."""
         skipped = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
         return cls(
-            name=node.name or f"{node.op_type}_{index}",
-            op=node.op_type,
-            domain=node.domain,
+            name=printable(node.name or f"{node.op_type}_{index}"),
+            op=printable(node.op_type),
+            domain=printable(node.domain),
             inputs=tuple(node.input),
             outputs=tuple(node.output),
             attributes={a.name: onnx.helper.get_attribute_value(a) for a in node.attribute if a.type not in skipped},
@@ -80,7 +85,8 @@ class Builder:
     unknown_ops: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.values = {self.entry.name: Imported(name=self.entry.name, shape=self.entry.shape, rank=self.entry_rank)}
+        name = printable(self.entry.name)
+        self.values = {self.entry.name: Imported(name=name, shape=self.entry.shape, rank=self.entry_rank)}
 
     def is_constant(self, name: str) -> bool:
         """Whether an ONNX value is a constant."""
@@ -116,7 +122,7 @@ class Builder:
             shape = OPS[type(attributes)].shape(attributes, [operand.shape for operand in operands])
         except ValueError as error:
             raise Refused(str(error)) from error
-        taken = {existing.name for existing in self.nodes} | {self.entry.name}
+        taken = {existing.name for existing in self.nodes} | {self.values[self.entry.name].name}
         name = unique_name(node.name, taken)
         self.nodes.append(
             Node(

@@ -247,7 +247,15 @@ def convert_squeeze(builder: Builder, node: OnnxNode) -> Imported:
 
 
 def convert_identity(builder: Builder, node: OnnxNode) -> Imported:
-    """Identity and Dropout: nothing at inference."""
+    """Identity: nothing."""
+    return builder.value(node)
+
+
+def convert_dropout(builder: Builder, node: OnnxNode) -> Imported:
+    """Dropout: nothing in evaluation mode."""
+    training = builder.optional(node, 2, "training_mode")
+    if training is not None and training.any():
+        raise Refused("is in training mode; export the model in evaluation mode")
     return builder.value(node)
 
 

@@ -54,7 +54,7 @@ CONVERTERS: Mapping[str, Callable[[Builder, OnnxNode], Imported | None]] = {
     "Concat": layers.convert_concatenate,
     "Conv": layers.convert_convolution,
     "Div": elementwise.convert_divide,
-    "Dropout": layers.convert_identity,
+    "Dropout": layers.convert_dropout,
     "Flatten": layers.convert_flatten,
     "Gemm": layers.convert_gemm,
     "GlobalAveragePool": layers.convert_global_average_pool,

@@ -41,7 +41,7 @@ Range: TypeAlias = tuple[int, int]
 
 def check_program(program: Program, *, origin: str = "program") -> None:
     """Raise InvalidProgram with every broken rule; `origin` names the file in the message."""
-    problems = _tensor_problems(program)
+    problems = [*_text_problems(program), *_tensor_problems(program)]
     if not problems:
         image = program.tensor[program.input].dtype
         ranges = {program.input: (image.low, image.high)}
@@ -54,6 +54,20 @@ def check_program(program: Program, *, origin: str = "program") -> None:
     if problems:
         listing = "\n".join(f"  - {problem}" for problem in problems)
         raise InvalidProgram(f"{origin} is not a well-formed program:\n{listing}\ncompile the model again")
+
+
+def _text_problems(program: Program) -> list[str]:
+    """Text goes to terminals, which obey control characters."""
+    origin = program.provenance
+    texts = [
+        ("the program's name is", program.name),
+        *(("a tensor's name is", tensor.name) for tensor in program.tensors),
+        *((f"the source of {i.output!r} is", i.source) for i in program.instructions),
+        *(("its provenance names", text) for text in (origin.producer, origin.source_name, origin.source_sha256)),
+        *(("its provenance names the option", f"{name}={value}") for name, value in origin.options.items()),
+        *(("its provenance notes", note) for note in origin.notes),
+    ]
+    return [f"{what} {text!r}, which is not printable" for what, text in texts if not text.isprintable()]
 
 
 def _tensor_problems(program: Program) -> list[str]:

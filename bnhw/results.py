@@ -50,7 +50,13 @@ def _finite(decibels: float) -> float | None:
 
 def summary_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
     """The values of a summary as words and text."""
-    return [(name.replace("_percent", " %").replace("_", " "), _text(value)) for name, value in summary.items()]
+    return [
+        (_words(name), f"{value:.2f}" if name.endswith("_percent") else _text(value)) for name, value in summary.items()
+    ]
+
+
+def _words(name: str) -> str:
+    return name.replace("_percent", " %").replace("_db", " (dB)").replace("_", " ")
 
 
 def _text(value: object) -> str:

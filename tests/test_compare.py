@@ -150,7 +150,7 @@ def test_equal_logits_have_no_noise_and_their_summary_is_json() -> None:
     assert fidelity.signal_to_noise_db == float("inf")
     summary = fidelity_summary(fidelity)
     assert summary["logit_signal_to_noise_db"] is None
-    assert ("logit signal to noise db", "none") in summary_rows(summary)
+    assert ("logit signal to noise (dB)", "none") in summary_rows(summary)
 
 
 def test_logits_of_another_network_are_refused() -> None:
@@ -172,7 +172,16 @@ def test_a_run_is_summed_up_in_plain_values() -> None:
     assert "accuracy_percent" not in run_summary(result, None, 1)
     rows = dict(summary_rows(summary))
     assert rows["kernels"] == "multiplexer (2 convolutions), multiply (1 convolution)"
-    assert rows["accuracy %"] == "100"
+    assert rows["accuracy %"] == "100.00"
+
+
+def test_text_of_a_summary_has_two_decimals_of_per_cent_and_units() -> None:
+    summary = {"agreement_percent": 100 * 359 / 364, "logit_signal_to_noise_db": 31.25, "images": 1234}
+    assert summary_rows(summary) == [
+        ("agreement %", "98.63"),
+        ("logit signal to noise (dB)", "31.25"),
+        ("images", "1,234"),
+    ]
 
 
 def test_summaries_leave_accuracies_out_without_labels() -> None:

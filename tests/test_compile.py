@@ -6,21 +6,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from graph_helpers import largest_error
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from strategies import (
-    SEEDS,
-    Model,
-    ModelBuilder,
-    Network,
-    Tensor,
-    as_nhwc,
-    largest_error,
-    models,
-    networks,
-    random_pixels,
-    small_network,
-)
+from model_builder import ModelBuilder, Tensor, as_nhwc, random_pixels
+from model_strategies import SEEDS, Model, Network, models, networks, small_network
 
 import bnhw
 from bnhw.compare import first_difference, measure_fidelity

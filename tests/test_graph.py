@@ -3,9 +3,10 @@
 from dataclasses import FrozenInstanceError
 
 import pytest
+from graph_helpers import chain
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import Model, chain, models
+from model_strategies import Model, models
 
 from bnhw.graph import Graph, Node, remove_dead, rename_inputs, unique_name
 from bnhw.importer import import_onnx

@@ -5,9 +5,10 @@ from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
+from graph_helpers import affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import Model, affine, models, windows
+from model_strategies import Model, models, windows
 
 from bnhw import ops
 from bnhw.dtypes import Array, IntegerType, Quantisation

@@ -25,6 +25,18 @@ def tensor(name: str, **changes: Any) -> Break:
     )
 
 
+def renamed(name: str, other: str) -> Break:
+    """Give a tensor another name."""
+    return lambda program: replace(
+        program, tensors=tuple(replace(t, name=other) if t.name == name else t for t in program.tensors)
+    )
+
+
+def origin(**changes: Any) -> Break:
+    """Change the provenance."""
+    return lambda program: replace(program, provenance=replace(program.provenance, **changes))
+
+
 def instruction(name: str, **changes: Any) -> Break:
     """Change the instruction whose result has this name."""
     return lambda program: replace(
@@ -74,6 +86,16 @@ UINT32, INT33 = IntegerType(bits=32, signed=False), IntegerType(bits=33, signed=
 BIT = IntegerType(bits=1, signed=False)
 
 RULES: tuple[tuple[str, Break, str], ...] = (
+    # Text.
+    ("escape in the name", lambda p: replace(p, name="a\x1b[2J"), r"name is 'a\\x1b\[2J', which is not printable"),
+    ("escape in a tensor's name", renamed("t3", "t\x1b3"), r"tensor's name is 't\\x1b3', which is not printable"),
+    ("line break in a source", instruction("t3", source="a\nb"), r"source of 't3' is 'a\\nb', which is not printable"),
+    ("escape in the producer", origin(producer="\x9b"), r"provenance names '\\x9b', which is not printable"),
+    ("escape in the model's name", origin(source_name="\r"), r"provenance names '\\r', which is not printable"),
+    ("escape in the digest", origin(source_sha256="\0"), r"provenance names '\\x00', which is not printable"),
+    ("escape in an option", origin(options={"a\b": "1"}), r"the option 'a\\x08=1', which is not printable"),
+    ("escape in an option's value", origin(options={"a": "\b"}), r"the option 'a=\\x08', which is not printable"),
+    ("text that turns around in a note", origin(notes=("\u202e",)), r"notes '\\u202e', which is not printable"),
     # Tensors.
     ("a name used twice", lambda p: replace(p, tensors=(*p.tensors, p.tensors[1])), "two tensors have one name"),
     ("no rows", tensor("t3", shape=(0, 4, 4)), r"'t3' has shape \(0, 4, 4\)"),

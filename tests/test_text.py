@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from strategies import ModelBuilder, affine, chain, pointwise_weights, small_network
+from graph_helpers import affine, chain, pointwise_weights
+from model_builder import ModelBuilder
+from model_strategies import small_network
 
 from bnhw.graph import Graph
 from bnhw.importer import import_onnx

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from strategies import affine, chain, pointwise_weights
+from graph_helpers import affine, chain, pointwise_weights
 
 from bnhw.errors import InvalidGraph
 from bnhw.graph import Attributes, Graph, Node

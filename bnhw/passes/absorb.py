@@ -1,7 +1,7 @@
 """Shape-only nodes disappear: zero padding into windows, flattening into convolutions.
 
 Cases:
-1. ZeroPad before a convolution becomes the convolution's own padding.
+1. ZeroPad before a convolution becomes the convolution's own padding; several in a row add up.
 2. ZeroPad before an average pool becomes padding that counts in the divisor (it is part of the image there);
    refused when the pool has padding of its own that does not count.
 3. ZeroPad before a max pool is refused (a padded zero can win there, NUMERICS knows no such padding), as it is
@@ -29,7 +29,8 @@ class AbsorbZeroPads:
         """See the module's list of cases."""
         nodes = []
         for node in graph.nodes:
-            while isinstance(pad := _producer(graph, node), ZeroPad):
+            reads = not isinstance(node.attributes, ZeroPad)  # of pads in a row, the reader of the last takes all
+            while reads and isinstance(pad := _producer(graph, node), ZeroPad):
                 source = graph.producers[node.inputs[0]]
                 node = replace(node, inputs=source.inputs, attributes=_padded(node, pad))
             nodes.append(node)

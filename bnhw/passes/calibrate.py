@@ -43,20 +43,23 @@ def observe_ranges(graph: Graph, images: Array, progress: Callable[[int], None] 
     watched = _group_of_values(graph)
     ranges: dict[int, Range] = {}
     for start in range(0, len(images), BATCH):
-        batch = images[start : start + BATCH]
-        for name, value in evaluate(graph, batch):
-            if name not in watched:
-                continue
-            seen = Range(low=float(value.min()), high=float(value.max()))
-            if not np.isfinite((seen.low, seen.high)).all():
-                raise PassFailed(
-                    f"value {name!r} is not finite on the calibration images; check the weights and the image scale"
-                )
-            group = watched[name]
-            ranges[group] = ranges[group].joined(seen) if group in ranges else seen
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below, once and by name
+            for name, value in evaluate(graph, images[start : start + BATCH]):
+                if name in watched:
+                    group, seen = watched[name], _range_of(name, value)
+                    ranges[group] = ranges[group].joined(seen) if group in ranges else seen
         if progress is not None:
             progress(min(start + BATCH, len(images)))
     return ranges
+
+
+def _range_of(name: str, value: Array) -> Range:
+    seen = Range(low=float(value.min()), high=float(value.max()))
+    if not np.isfinite((seen.low, seen.high)).all():
+        raise PassFailed(
+            f"value {name!r} is not finite on the calibration images; check the weights and the image scale"
+        )
+    return seen
 
 
 def _group_of_values(graph: Graph) -> Mapping[str, int]:

@@ -1,0 +1,102 @@
+"""The command line with bad options: exit code 2, one message, nothing written."""
+
+from pathlib import Path
+
+import pytest
+from cli_helpers import CALIBRATE, IMAGES, NEW, Call, assert_refused
+from folders import content
+
+BAD_OPTIONS: tuple[tuple[tuple[str, ...], str], ...] = (
+    ((), "Usage: bnhw "),
+    (("frobnicate",), "No such command 'frobnicate'"),
+    (("info",), "Missing argument 'MODEL.bnhw'"),
+    (("info", "gone.bnhw"), r"gone.bnhw: no such file; `bnhw compile MODEL.onnx -o gone.bnhw` makes one"),
+    (("info", "."), "no such file"),
+    (("check", "gone.onnx"), "gone.onnx: no such file; give the ONNX model"),
+    (("check", "."), "no such file"),
+    (("run", "digits.bnhw"), "Missing option '--images'"),
+    (("run", "digits.bnhw", "--images", "gone.npz"), r"gone\.npz: no such file; images are expected as \.npz"),
+    (("run", "digits.bnhw", *IMAGES, "--labels", "gone.npy"), r"gone\.npy: no such file; labels are expected"),
+    (("run", "digits.bnhw", *IMAGES, "--skip", "20"), "images.npz: --skip 20 leaves none of its 20 images"),
+    (("run", "digits.bnhw", *IMAGES, "--skip", "-1"), "--skip"),
+    (("run", "digits.bnhw", *IMAGES, "--limit", "0"), "--limit"),
+    (("run", "digits.bnhw", *IMAGES, "--threads", "0"), "--threads"),
+    (("run", "digits.bnhw", *IMAGES, "--kernels", "fast"), "'fast' is no choice of kernels, expected one of auto"),
+    (("run", "digits.bnhw", *IMAGES, "-o", "out.txt"), "out.txt: results are written as .npz"),
+    (
+        ("run", "digits.bnhw", *IMAGES, "-o", "no/out.npz"),
+        "no/out.npz: cannot be written .*; choose an existing folder",
+    ),
+    (("verify", "digits.bnhw", *IMAGES, "--against", "rtl"), "--against 'rtl' is not available; choose reference"),
+    (
+        ("verify", "digits.bnhw", *IMAGES, "--kernels", "reference"),
+        "--kernels reference: it would compare .* itself; choo",
+    ),
+    (("verify", "digits.bnhw", *IMAGES, "--float", "gone.onnx"), "gone.onnx: no such file"),
+    (("verify", "digits.bnhw", *IMAGES, "--min-agreement", "99"), "name it with --float MODEL.onnx"),
+    (("verify", "digits.bnhw", *IMAGES, "--float", "digits.onnx", "--min-agreement", "100.1"), "--min-agreement"),
+    (("verify", "digits.bnhw", *IMAGES, "--tensors", "0"), "--tensors"),
+    (("report", "digits.bnhw", "--format", "html"), "--format 'html' is not available; choose text or json"),
+    (("report", "digits.bnhw", "-o", "no/report.txt"), "no/report.txt: cannot be written"),
+    (("report", "digits.bnhw", "-o", "."), "it is no regular file"),
+    (("report", "digits.bnhw", "-o", "images.npz/report.txt"), "Not a directory"),
+    (("report", "digits.bnhw", "-o", "n" * 255), "File name too long"),
+    (("compile", "gone.onnx", *NEW[2:]), "gone.onnx: no such file"),
+    (("compile", "digits.onnx", "-o", "new.bnhw"), "Missing option '--calibrate'"),
+    (("compile", "digits.onnx", "-o", "new.onnx", *CALIBRATE), "new.onnx: a program has the ending .bnhw"),
+    (("compile", "digits.onnx", "-o", "no/new.bnhw", *CALIBRATE), "no/new.bnhw: cannot be written"),
+    ((*NEW[:4], "--calibrate", "gone.npz"), "gone.npz: no such file"),
+    ((*NEW, "--act-bits", "9"), "act_bits is 9; 2 to 8 bits are allowed"),
+    ((*NEW, "--weight-bits", "1"), "weight_bits is 1; 2 to 8 bits are allowed"),
+    ((*NEW, "--input-bits", "13"), "input_bits is 13; 2 to 12"),
+    ((*NEW, "--residual-bits", "7"), "residual_bits is 7; 8 to 24"),
+    ((*NEW, "--requantise", "csd:2"), "'csd:2' is not available; choose shift, multiply or multiply:M"),
+    ((*NEW, "--requantise", "multiply:25"), "'multiply:25' is not available"),
+    ((*NEW, "--requantise", "multiply:x"), "'multiply:x' is not available"),
+    ((*NEW, "--requantise", "shift:3"), "'shift:3' is not available"),
+    ((*NEW, "--input-mean", "1,2"), "input_mean has 2 numbers for 1 colour"),
+    ((*NEW, "--input-mean", "grey"), "--input-mean is 'grey'; numbers separated by commas are expected"),
+    ((*NEW, "--input-mean", ""), "--input-mean is ''; numbers separated by commas"),
+    ((*NEW, "--input-mean", "nan"), r"input_mean is \(nan,\); finite numbers"),
+    ((*NEW, "--input-std", "0"), r"input_std is \(0.0,\); positive numbers"),
+    ((*NEW, "--input-std", "inf"), r"input_std is \(inf,\); positive numbers"),
+    ((*NEW, "--calibrate-limit", "0"), "--calibrate-limit"),
+    (("demo", "-o", "images.npz"), "images.npz: cannot be made .*; choose another folder with -o"),
+    (("export", "images.npz", "-o", "new.txt"), "new.txt: a model has the ending .onnx"),
+)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), BAD_OPTIONS, ids=[" ".join(a).replace("/", "|")[:60] for a, _ in BAD_OPTIONS]
+)
+def test_a_bad_option_is_refused(arguments: tuple[str, ...], message: str, files: Path, call: Call) -> None:
+    if arguments[:1] == ("demo",):
+        pytest.importorskip("sklearn", reason="the demo's images come with scikit-learn")
+    if arguments[:1] == ("export",):
+        pytest.importorskip("torch", reason="export needs torch")
+    before = content(files)
+    assert_refused(call(*arguments), message)
+    assert content(files) == before
+
+
+def test_a_bad_choice_of_kernels_in_the_environment_is_refused(
+    files: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BNHW_KERNELS", "nonsense")
+    assert_refused(call("run", "digits.bnhw", *IMAGES), "BNHW_KERNELS='nonsense': expected one of auto, reference")
+
+
+def test_verifying_the_reference_of_the_environment_is_refused(
+    files: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BNHW_KERNELS", "reference")
+    message = "BNHW_KERNELS=reference: it would .*; choose one of auto, multiplexer, bit_serial with --kernels"
+    assert_refused(call("verify", "digits.bnhw", *IMAGES), message)
+    assert call("verify", "digits.bnhw", *IMAGES, "--kernels", "bit_serial").code == 0
+
+
+def test_an_old_program_is_kept_when_compiling_fails(files: Path, call: Call) -> None:
+    before = content(files)
+    done = call("compile", "digits.onnx", "-o", "digits.bnhw", *CALIBRATE, "--requantise", "shift:9")
+    assert done.code == 2
+    assert content(files) == before
