@@ -156,7 +156,7 @@ def compile_command(
     calibrate_limit: Annotated[int, _option("N", "Calibrate on at most so many images.", least=1)] = 200,
     act_bits: Annotated[int, _option("N", "Bits of activations, 2..8.")] = DEFAULTS.act_bits,
     requantise: Annotated[
-        str, _option("MODE", "shift, or multiply:M with M-bit multipliers.")
+        str, _option("MODE", "shift, csd:N (sums of N signed powers of two), or multiply:M (M-bit multipliers).")
     ] = f"multiply:{DEFAULT_MULTIPLIER_BITS}",
     weight_bits: Annotated[int, _option("N", "Bits of weights that are not 1-bit, 2..8.")] = DEFAULTS.weight_bits,
     input_bits: Annotated[int, _option("N", "Bits of the normalised image, 2..12.")] = DEFAULTS.input_bits,

@@ -12,7 +12,7 @@ from enum import Enum
 
 import numpy as np
 
-from bnhw.dtypes import Array
+from bnhw.dtypes import Array, IntegerType
 from bnhw.ops import Window, pool_divisors
 from bnhw.options import RequantiseMode
 from bnhw.program import (
@@ -177,27 +177,39 @@ def _signed_bits(array: Array) -> int:
 
 
 def _count_requantise(program: Program, requantise: Requantise, source: Tensor, result: Tensor) -> Counts:
-    """One multiplication (mode multiply), one addition, one shift and the two comparisons of the clamp.
+    """The product with M, the addition of B, the shift by S and the two comparisons of the clamp, for each number.
 
-    Shifts by a wired amount and additions of 0 are free: mode shift with one amount for all channels has no
-    shifter, and constants of 0 no adder.
+    The product is one multiplication in mode multiply, one addition a signed digit but the first in mode csd, and
+    wires in mode shift. Shifts are wires where every channel shifts alike; else there is one shifter, or one a
+    signed digit. An addition of 0 for all channels is none.
     """
     offset, shift = program.constants[requantise.offset], program.constants[requantise.shift]
-    stored = [(offset, _signed_bits(offset)), (shift, int(shift.max()).bit_length())]
-    width = source.dtype.bits
-    shifters = bool((shift != shift.flat[0]).any())
+    multiplier = program.constants[requantise.multiplier] if requantise.multiplier else np.ones_like(shift)
+    extremes = [
+        bound * int(factor)
+        for bound in (source.dtype.low, source.dtype.high)
+        for factor in (multiplier.min(), multiplier.max())
+    ]
+    width = IntegerType.containing(min(extremes), max(extremes)).bits
+    constant_bits = offset.size * _signed_bits(offset) + shift.size * int(shift.max()).bit_length()
+    shifters = int((shift != shift.flat[0]).any() or (multiplier != multiplier.flat[0]).any())
     actions: Counter[Action] = Counter()
-    if requantise.multiplier:
-        multiplier = program.constants[requantise.multiplier]
-        stored.append((multiplier, requantise.multiplier_bits))
-        if requantise.mode is RequantiseMode.MULTIPLY and (np.abs(multiplier) > 1).any():
-            actions[Action(kind=ActionKind.MULTIPLY, widths=(width, requantise.multiplier_bits))] += result.size
-        elif requantise.mode is RequantiseMode.SHIFT:
-            shifters |= bool((multiplier != multiplier.flat[0]).any())
-        width += _signed_bits(np.abs(multiplier)) - 1
+    match requantise.mode:
+        case RequantiseMode.MULTIPLY:
+            constant_bits += multiplier.size * requantise.multiplier_bits
+            shifters = int((shift != shift.flat[0]).any())
+            if (np.abs(multiplier) > 1).any():
+                operands = (source.dtype.bits, requantise.multiplier_bits)
+                actions[Action(kind=ActionKind.MULTIPLY, widths=operands)] += result.size
+        case RequantiseMode.CSD:
+            digits = requantise.digits
+            constant_bits += multiplier.size * digits * (1 + (requantise.multiplier_bits - 1).bit_length())
+            shifters *= digits
+            actions[Action(kind=ActionKind.ADD, widths=(width,))] += (digits - 1) * result.size
+        case RequantiseMode.SHIFT:
+            constant_bits += multiplier.size * requantise.multiplier_bits if requantise.multiplier else 0
     if offset.any():
         actions[Action(kind=ActionKind.ADD, widths=(max(width, _signed_bits(offset)),))] += result.size
-    if shifters:
-        actions[Action(kind=ActionKind.SHIFT, widths=(width,))] += result.size
+    actions[Action(kind=ActionKind.SHIFT, widths=(width,))] += shifters * result.size
     actions[Action(kind=ActionKind.COMPARE, widths=(width,))] += 2 * result.size
-    return Counts(actions=dict(actions), constant_bits=sum(array.size * bits for array, bits in stored))
+    return Counts(actions={action: n for action, n in actions.items() if n}, constant_bits=constant_bits)

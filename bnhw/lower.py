@@ -31,7 +31,7 @@ from bnhw.ops import (
     pool_divisors,
     quantise,
 )
-from bnhw.options import Requantisation
+from bnhw.options import Requantisation, RequantiseMode
 from bnhw.program import (
     AddSaturating,
     Convolve,
@@ -47,7 +47,13 @@ from bnhw.program import (
     SumGlobal,
     Tensor,
 )
-from bnhw.requantise_constants import MAX_SUM, Constants, find_constants, find_sign_constants
+from bnhw.requantise_constants import (
+    MAX_SUM,
+    Constants,
+    count_signed_digits,
+    find_constants,
+    find_sign_constants,
+)
 from bnhw.verify import check_graph
 
 IMAGE_TYPE = IntegerType(bits=8, signed=False)
@@ -327,6 +333,7 @@ def _requantise(
         shift=state.constant(f"{name}/shift", constants.shift[:, columns]),
         position_classes="" if chain.divisors is None else state.constant(f"{name}/classes", classes),
         multiplier_bits=bits,
+        digits=int(count_signed_digits(constants.multiplier).max()) if constants.mode is RequantiseMode.CSD else 0,
         low=bounds[0],
         high=bounds[1],
     )
@@ -335,7 +342,7 @@ def _requantise(
 def _require_narrow_sums(node: Node, constants: Constants, span: tuple[int, int]) -> None:
     largest = max(abs(span[0]), abs(span[1])) * int(np.abs(constants.multiplier).max())
     if largest + int(np.abs(constants.offset).max()) >= MAX_SUM:
-        raise PassFailed(f"requantise step of {node.place}: its sums exceed 63 bits; use a narrower multiply:M")
+        raise PassFailed(f"requantise step of {node.place}: its sums exceed 63 bits; use a narrower multiply:M, or csd")
 
 
 def _lower_lookup(state: _Lowering, node: Node, chain: Pending, quantisation: Quantisation) -> Tensor:

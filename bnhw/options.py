@@ -12,36 +12,51 @@ class RequantiseMode(Enum):
     """The rule by which accumulators become codes (NUMERICS, section 3)."""
 
     SHIFT = "shift"
+    CSD = "csd"
     MULTIPLY = "multiply"
 
 
 DEFAULT_MULTIPLIER_BITS = 16
+DEFAULT_DIGITS = 2
+
+PARAMETERS: dict[RequantiseMode, tuple[int, int, int]] = {
+    RequantiseMode.CSD: (1, 4, DEFAULT_DIGITS),
+    RequantiseMode.MULTIPLY: (2, 24, DEFAULT_MULTIPLIER_BITS),
+}
+"""Modes with a number behind a colon: its least, its largest, and what it is when not given."""
+
+ALLOWED_MODES = "shift, csd:N with N of 1..4 signed digits, or multiply:M with M of 2..24 bits"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Requantisation:
-    """A mode and, for `multiply`, the width of the signed multipliers in bits (2..24)."""
+    """A mode and its number: signed digits of `csd`, bits of the signed multipliers of `multiply`, 0 for `shift`."""
 
     mode: RequantiseMode
-    multiplier_bits: int = DEFAULT_MULTIPLIER_BITS
+    number: int = 0
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `shift`, `multiply` or `multiply:M`; raises BadInput that lists what is allowed."""
-        name, _, number = text.partition(":")
-        allowed = "shift, multiply or multiply:M with M of 2..24 bits"
+        """Read `shift`, `csd`, `csd:N`, `multiply` or `multiply:M`; raises BadInput that lists what is allowed."""
+        refusal = BadInput(f"requantise mode {text!r} is not available; choose {ALLOWED_MODES}")
+        name, colon, number = text.partition(":")
         try:
             mode = RequantiseMode(name)
         except ValueError:
-            raise BadInput(f"requantise mode {text!r} is not available; choose {allowed}") from None
-        if not number and ":" not in text:
+            raise refusal from None
+        if mode not in PARAMETERS:
+            if colon:
+                raise refusal
             return cls(mode=mode)
-        if mode is not RequantiseMode.MULTIPLY or not number.isdecimal() or not 2 <= int(number) <= 24:
-            raise BadInput(f"requantise mode {text!r} is not available; choose {allowed}")
-        return cls(mode=mode, multiplier_bits=int(number))
+        least, largest, default = PARAMETERS[mode]
+        if not colon:
+            return cls(mode=mode, number=default)
+        if not (number.isascii() and number.isdecimal() and least <= int(number) <= largest):
+            raise refusal
+        return cls(mode=mode, number=int(number))
 
     def __str__(self) -> str:
-        return self.mode.value if self.mode is RequantiseMode.SHIFT else f"{self.mode.value}:{self.multiplier_bits}"
+        return f"{self.mode.value}:{self.number}" if self.mode in PARAMETERS else self.mode.value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +68,7 @@ class CompileOptions:
     input_bits: width of the normalised image behind its lookup, 2..12 bits. Pixels have 8 bits, but each colour has
         a gain of its own: at 8 bits a common scale loses more than all other layers together.
     residual_bits: width of the residual stream, 8..24 bits.
-    requantise: `shift`, `multiply` or `multiply:M`.
+    requantise: `shift`, `csd:N` or `multiply:M`.
     input_mean, input_std: the model reads (pixel - mean) / std instead of raw pixels 0..255; one number, or
         one a colour. A model trained on pixels divided by 255 has mean 0 and std 255.
 

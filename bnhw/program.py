@@ -85,7 +85,8 @@ class Requantise(Instruction):
 
     `multiplier`, `offset`, `shift` name constants of shape (classes, channels or 1); in mode `shift` M is 1 and
     `multiplier` is empty. `position_classes` names an int constant (height, width) that says which row of them a
-    pixel uses (different pool divisors at the border), or is empty for row 0. M has `multiplier_bits` bits.
+    pixel uses (different pool divisors at the border), or is empty for row 0. M has `multiplier_bits` bits;
+    in mode `csd` it is the sum of at most `digits` signed powers of two (0 in other modes).
     """
 
     mode: RequantiseMode
@@ -94,6 +95,7 @@ class Requantise(Instruction):
     shift: str
     position_classes: str
     multiplier_bits: int
+    digits: int
     low: int
     high: int
 

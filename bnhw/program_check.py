@@ -27,7 +27,7 @@ from bnhw.program import (
     SumGlobal,
     Tensor,
 )
-from bnhw.requantise_constants import MAX_SUM
+from bnhw.requantise_constants import MAX_SUM, count_signed_digits
 
 MAX_ELEMENTS = 1 << 28
 """No tensor of one image has more elements (1 GiB as int32)."""
@@ -251,6 +251,8 @@ def _requantise_problems(program: Program, instruction: Requantise, source: Tens
         return [f"its multipliers {multiplier.min()} to {multiplier.max()} do not fit {bits} bits"]
     if instruction.mode is RequantiseMode.SHIFT and ((multiplier < 0) | (multiplier & (multiplier - 1) != 0)).any():
         return ["is in mode shift with multipliers that are no powers of two"]
+    if instruction.mode is RequantiseMode.CSD and int(count_signed_digits(multiplier).max()) > instruction.digits:
+        return [f"has multipliers of more than {instruction.digits} signed digits"]
     classes = program.constants[instruction.position_classes] if instruction.position_classes else None
     if classes is None and offset.shape[0] != 1:
         return [f"has {offset.shape[0]} rows of constants and no position classes"]

@@ -42,35 +42,66 @@ def find_constants(ratio: Array, offset: Array, requantisation: Requantisation) 
     Raises ValueError with the reason when the mode cannot hold them (a negative ratio in mode `shift`, a ratio
     beyond the multiplier's width).
     """
-    if requantisation.mode is RequantiseMode.SHIFT:
-        multiplier, shift = _powers_of_two(ratio)
-    else:
-        multiplier, shift = _multipliers(ratio, requantisation.multiplier_bits)
+    match requantisation.mode:
+        case RequantiseMode.SHIFT:
+            multiplier, shift = _powers_of_two(ratio)
+        case RequantiseMode.CSD:
+            multiplier, shift = _signed_digit_sums(ratio, requantisation.number)
+        case RequantiseMode.MULTIPLY:
+            multiplier, shift = _multipliers(ratio, requantisation.number)
+    multiplier, shift = _reduced(multiplier, shift)
     added = np.floor(offset * np.exp2(shift))  # not rounded: acc M is whole, so what is less than 1 never counts
     if (np.abs(added) >= MAX_SUM).any():
         raise ValueError(f"an offset of {np.abs(offset).max():.3g} codes is beyond 63-bit sums")
-    multiplier, added, shift = _reduced(multiplier, added.astype(np.int64), shift)
     nonzero = ratio != 0
     errors = np.abs(multiplier[nonzero] / np.exp2(shift[nonzero]) / ratio[nonzero] - 1)
     wires = (multiplier >= 0) & ((multiplier & (multiplier - 1)) == 0)
     return Constants(
-        mode=RequantiseMode.SHIFT if wires.all() else RequantiseMode.MULTIPLY,
+        mode=RequantiseMode.SHIFT if wires.all() else requantisation.mode,
         multiplier=multiplier,
-        offset=added,
+        offset=added.astype(np.int64),
         shift=shift,
         worst_error=float(errors.max(initial=0.0)),
     )
+
+
+def count_signed_digits(numbers: Array) -> Array:
+    """How many signed powers of two each integer is the sum of, at the least.
+
+    That is the number of digits that are not 0 in its canonical signed-digit form: n and 3 n differ in just these
+    places (Reitwiesner, "Binary Arithmetic", Advances in Computers 1, 1960).
+    """
+    magnitude = np.abs(numbers.astype(np.int64))
+    return np.asarray(np.bitwise_count(magnitude ^ (3 * magnitude))).astype(np.int64)
+
+
+def _signed_digit_sums(ratio: Array, digits: int) -> tuple[Array, Array]:
+    """The nearest sum of at most `digits` signed powers of two, with 16 places at the most."""
+    places = 16
+    table = np.arange(1 << places)
+    table = table[count_signed_digits(table) <= digits]
+    magnitude = np.abs(ratio)
+    if magnitude.max() >= 1 << 24:
+        raise ValueError(f"a ratio of {magnitude.max():.3g} is too large for signed digits; use multiply")
+    exponent = np.floor(np.log2(np.where(magnitude > 0, magnitude, 1.0))).astype(np.int64)
+    shift = np.minimum(places - 2 - exponent, MAX_SHIFT)
+    target = magnitude * np.exp2(shift)
+    above = np.minimum(np.searchsorted(table, target), len(table) - 1)
+    below = np.maximum(above - 1, 0)
+    nearest = np.where(target - table[below] <= table[above] - target, table[below], table[above])
+    multiplier = np.sign(ratio).astype(np.int64) * (nearest << np.maximum(-shift, 0))
+    return multiplier, np.maximum(shift, 0)
 
 
 def _powers_of_two(ratio: Array) -> tuple[Array, Array]:
     """The nearest power of two: M = 2^k for ratios of 1 and more, S = -k below; M = 0 for a ratio of 0."""
     if (ratio < 0).any():
         raise ValueError(
-            f"{int((ratio < 0).sum())} channels have a negative gain, which a shift cannot give; use multiply"
+            f"{int((ratio < 0).sum())} channels have a negative gain, which a shift cannot give; use csd or multiply"
         )
     exponent = np.rint(np.log2(np.where(ratio > 0, ratio, 1.0))).astype(np.int64)
     if exponent.max() > 24:
-        raise ValueError(f"a ratio of {ratio.max():.3g} is too large for a shift; use multiply")
+        raise ValueError(f"a ratio of {ratio.max():.3g} is too large for a shift; use csd or multiply")
     multiplier = np.where(ratio > 0, np.int64(1) << np.maximum(exponent, 0), 0)
     return multiplier, np.minimum(np.maximum(-exponent, 0), MAX_SHIFT)
 
@@ -89,14 +120,13 @@ def _multipliers(ratio: Array, bits: int) -> tuple[Array, Array]:
     return np.rint(ratio * np.exp2(shift)).astype(np.int64), np.maximum(shift, 0)
 
 
-def _reduced(multiplier: Array, offset: Array, shift: Array) -> tuple[Array, Array, Array]:
-    """The same function with the smallest M: (2 M x + B) >> (S + 1) = (M x + (B >> 1)) >> S, exactly."""
-    multiplier, offset, shift = multiplier.copy(), offset.copy(), shift.copy()
+def _reduced(multiplier: Array, shift: Array) -> tuple[Array, Array]:
+    """The same ratio with the smallest M: (2 M x + B) >> (S + 1) = (M x + (B >> 1)) >> S, exactly."""
+    multiplier, shift = multiplier.copy(), shift.copy()
     while (halve := (shift > 0) & (multiplier % 2 == 0)).any():
         multiplier[halve] //= 2
-        offset[halve] >>= 1
         shift[halve] -= 1
-    return multiplier, offset, shift
+    return multiplier, shift
 
 
 def find_sign_constants(slope: Array, intercept: Array, low: int, high: int) -> Constants:

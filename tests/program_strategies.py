@@ -167,6 +167,7 @@ class Builder:
                 self.constant(f"{name}/classes", random.integers(0, classes, source.shape[:2])) if classes > 1 else ""
             ),
             multiplier_bits=width,
+            digits=0,
             low=coding.dtype.low + (coding.dtype.bits > 2),
             high=coding.dtype.high,
         )

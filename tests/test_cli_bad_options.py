@@ -50,7 +50,7 @@ BAD_OPTIONS: tuple[tuple[tuple[str, ...], str], ...] = (
     ((*NEW, "--weight-bits", "1"), "weight_bits is 1; 2 to 8 bits are allowed"),
     ((*NEW, "--input-bits", "13"), "input_bits is 13; 2 to 12"),
     ((*NEW, "--residual-bits", "7"), "residual_bits is 7; 8 to 24"),
-    ((*NEW, "--requantise", "csd:2"), "'csd:2' is not available; choose shift, multiply or multiply:M"),
+    ((*NEW, "--requantise", "csd:9"), "'csd:9' is not available; choose shift, csd:N with N of 1..4 signed digits"),
     ((*NEW, "--requantise", "multiply:25"), "'multiply:25' is not available"),
     ((*NEW, "--requantise", "multiply:x"), "'multiply:x' is not available"),
     ((*NEW, "--requantise", "shift:3"), "'shift:3' is not available"),

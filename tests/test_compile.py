@@ -69,7 +69,7 @@ def options_of(draw: st.DrawFn) -> CompileOptions:
         weight_bits=draw(st.integers(2, 8)),
         input_bits=draw(st.integers(4, 12)),
         residual_bits=draw(st.integers(10, 20)),
-        requantise=draw(st.sampled_from(("multiply", "multiply:20", "multiply:24", "shift"))),
+        requantise=draw(st.sampled_from(("multiply", "multiply:20", "multiply:24", "csd:2", "csd:3", "shift"))),
     )
 
 
@@ -139,7 +139,7 @@ def test_more_activation_bits_are_more_faithful(folder: Path) -> None:
     assert ratios[0] + 6 < ratios[1] < ratios[2] - 6
 
 
-@pytest.mark.parametrize("requantise", ["multiply:16", "shift"])
+@pytest.mark.parametrize("requantise", ["multiply:16", "csd:2", "shift"])
 def test_same_model_and_images_give_the_same_bytes(folder: Path, requantise: str) -> None:
     network = small_network(seed=5, bits=(8, 1, 8))
     options = CompileOptions(requantise=requantise)

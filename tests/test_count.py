@@ -19,6 +19,7 @@ from bnhw.count import (
 )
 from bnhw.demo.digits import ONNX
 from bnhw.dtypes import IntegerType
+from bnhw.errors import InvalidProgram
 from bnhw.ops import Window
 from bnhw.options import CompileOptions, RequantiseMode
 from bnhw.program import AddSaturating, Convolve, PoolMaximum, PoolSum, Program, Requantise, SumGlobal, Tensor
@@ -128,8 +129,8 @@ def test_totals_are_sums_over_layers(program: Program) -> None:
         (None, [0, 5], [3, 3], {"add_10": 2, "compare_10": 4}),
         (None, [0, -(2**19)], [0, 0], {"add_20": 2, "compare_10": 4}),
         ([1, -1], [0, 0], [0, 0], {"compare_11": 4}),
-        ([8, 8], [0, 0], [0, 0], {"compare_14": 4}),
-        ([2, 8], [0, 0], [0, 0], {"shift_14": 2, "compare_14": 4}),
+        ([8, 8], [0, 0], [0, 0], {"compare_13": 4}),
+        ([2, 8], [0, 0], [0, 0], {"shift_13": 2, "compare_13": 4}),
         ([3, -5], [1, 1], [2, 2], {"multiply_10x6": 2, "add_13": 2, "compare_13": 4}),
     ],
 )
@@ -154,6 +155,42 @@ def test_a_requantise_step_costs_what_its_constants_need(
     (_, layer) = count_program(program)
     found = {action.name: count for action, count in layer.counts.actions.items()}
     assert found == expected
+
+
+def signed_digit_step(multiplier: list[int], digits: int) -> Program:
+    """A step of mode csd on two channels of 10 bits; both shift by 2."""
+    builder = Builder(random=np.random.default_rng(0), shape=(1, 1, 2))
+    wide = Tensor(name="", shape=(1, 1, 1), dtype=IntegerType(bits=10, signed=True), scale=1.0)
+    source = builder.look_up(builder.tensors["image"], wide, per_channel=False)
+    program = builder.program(builder.requantise(source, wide, multiplier_bits=6))
+    step = program.instructions[1]
+    assert isinstance(step, Requantise)
+    step = replace(step, mode=RequantiseMode.CSD, digits=digits)
+    constants = dict(program.constants) | {
+        step.multiplier: np.array([multiplier]),
+        step.offset: np.array([[1, 1]]),
+        step.shift: np.array([[2, 2]]),
+    }
+    return replace(program, instructions=(program.instructions[0], step), constants=constants)
+
+
+def test_signed_digits_cost_adders_and_shifters_and_no_multiplier() -> None:
+    program = signed_digit_step([7, -5], digits=2)
+    check_program(program)
+    (_, layer) = count_program(program)
+    found = {action.name: count for action, count in layer.counts.actions.items()}
+    assert found == {"add_13": 2 + 2, "shift_13": 2 * 2, "compare_13": 4}
+    assert layer.counts.multipliers == 0
+
+
+def test_signed_digits_in_the_same_places_are_wires() -> None:
+    (_, layer) = count_program(signed_digit_step([7, 7], digits=2))
+    assert {action.kind for action in layer.counts.actions} == {ActionKind.ADD, ActionKind.COMPARE}
+
+
+def test_a_multiplier_of_more_signed_digits_than_declared_is_refused() -> None:
+    with pytest.raises(InvalidProgram, match="multipliers of more than 2 signed digits"):
+        check_program(signed_digit_step([7, 11], digits=2))
 
 
 def test_actions_are_named_by_kind_and_operand_bits() -> None:

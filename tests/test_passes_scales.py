@@ -139,7 +139,7 @@ def test_no_scale_is_finer_than_the_multiplier_reaches(requantise: str) -> None:
     signed = ("s", Sign(), ("image",))
     residual = (signed, ("a", CONV, ("s",)), ("sum", Add(), ("a", "a")), ("r", CONV, ("sum",)))
     logits = (signed, ("a", CONV, ("s",)), ("l", affine([1, 2], [0, 0.25]), ("a",)))
-    largest = 2 ** (14 if requantise == "shift" else options.requantisation.multiplier_bits - 2)
+    largest = 2 ** (14 if requantise == "shift" else options.requantisation.number - 2)
     assert 1 / quantised(*residual, options=options)["a"].scale <= largest
     assert 2 / quantised(*logits, options=options)["l"].scale <= largest
 

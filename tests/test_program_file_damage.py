@@ -169,7 +169,7 @@ FORGERIES: tuple[tuple[Callable[[dict[str, Any]], object], str], ...] = (
     (put("instructions", 2, "window", "pads", [1, 1, 1]), "expected tuple"),
     (put("instructions", 2, "weight_shape", [4, 3, 3, 3, 1]), "expected tuple"),
     (put("instructions", 2, "weight_shape", [4, 3, 3, None]), "expected int, found None"),
-    (put("instructions", 3, "mode", "csd"), "'csd' is not a valid RequantiseMode"),
+    (put("instructions", 3, "mode", "table"), "'table' is not a valid RequantiseMode"),
     (put("instructions", 3, "mode", []), "is not a valid RequantiseMode"),
     (put("tensors", {}), "not a well-formed|bytes do not match"),
     (put("tensors", 0, "shape", [5, 4]), "expected tuple"),

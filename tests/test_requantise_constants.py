@@ -14,6 +14,7 @@ from bnhw.requantise_constants import (
     MAX_SHIFT,
     Constants,
     _reduced,
+    count_signed_digits,
     find_constants,
     find_sign_constants,
 )
@@ -23,7 +24,7 @@ EXAMPLES = settings(deadline=None, max_examples=300)
 
 
 def multiply(bits: int) -> Requantisation:
-    return Requantisation(mode=RequantiseMode.MULTIPLY, multiplier_bits=bits)
+    return Requantisation(mode=RequantiseMode.MULTIPLY, number=bits)
 
 
 def column(*numbers: float) -> Array:
@@ -101,7 +102,7 @@ OFFSETS = st.one_of(st.floats(-1000, 1000), st.integers(-4000, 4000).map(lambda 
 @EXAMPLES
 @given(st.sampled_from((SHIFT, multiply(4), multiply(8), multiply(16), multiply(24))), st.data())
 def test_result_is_exact_where_the_ratio_is_a_power_of_two(mode: Requantisation, data: st.DataObject) -> None:
-    top = 20 if mode.mode is RequantiseMode.SHIFT else mode.multiplier_bits - 2
+    top = 20 if mode.mode is RequantiseMode.SHIFT else mode.number - 2
     exponent = data.draw(st.integers(-16, top))
     offset = data.draw(OFFSETS)
     ratio = math.ldexp(1, exponent)
@@ -122,11 +123,69 @@ def test_rounding_half_up_does_not_shift_whole_codes(mode: Requantisation) -> No
 @EXAMPLES
 @given(st.integers(-(2**23), 2**23), st.integers(-(2**50), 2**50), st.integers(0, 40), st.integers(-(2**31), 2**31))
 def test_reduced_constants_are_the_same_function(multiplier: int, offset: int, shift: int, acc: int) -> None:
-    arrays = [np.array([[number]], np.int64) for number in (multiplier, offset, shift)]
-    reduced = [int(array[0, 0]) for array in _reduced(*arrays)]
-    assert (acc * multiplier + offset) >> shift == (acc * reduced[0] + reduced[1]) >> reduced[2]
-    assert reduced[2] == 0 or reduced[0] % 2 == 1 or reduced[0] == 0
-    assert [int(array[0, 0]) for array in arrays] == [multiplier, offset, shift]
+    arrays = [np.array([[number]], np.int64) for number in (multiplier, shift)]
+    less, places = (int(array[0, 0]) for array in _reduced(*arrays))
+    assert (acc * multiplier + offset) >> shift == (acc * less + (offset >> (shift - places))) >> places
+    assert places == 0 or less % 2 == 1 or less == 0
+    assert [int(array[0, 0]) for array in arrays] == [multiplier, shift]
+
+
+def digits_of(number: int) -> list[int]:
+    """The canonical signed-digit form, least place first, by its definition: no two digits side by side."""
+    digits = []
+    while number:
+        digit = (2 - number % 4) if number % 2 else 0
+        digits.append(digit)
+        number = (number - digit) // 2
+    return digits
+
+
+def csd(digits: int) -> Requantisation:
+    return Requantisation(mode=RequantiseMode.CSD, number=digits)
+
+
+@EXAMPLES
+@given(st.integers(-(2**40), 2**40))
+def test_signed_digits_are_counted_as_the_canonical_form_has_them(number: int) -> None:
+    expected = sum(digit != 0 for digit in digits_of(number))
+    assert int(count_signed_digits(np.array([number]))[0]) == expected
+
+
+SUMS = {n: sorted(m for m in range(1 << 16) if sum(d != 0 for d in digits_of(m)) <= n) for n in (1, 2, 3, 4)}
+
+
+@EXAMPLES
+@given(st.sampled_from((1, 2, 3, 4)), MANTISSAS, st.integers(-24, 20), SIGNS)
+def test_no_sum_of_so_many_signed_powers_of_two_is_nearer(
+    digits: int, mantissa: float, exponent: int, sign: int
+) -> None:
+    ratio = sign * math.ldexp(mantissa, exponent)
+    constants = find_constants(column(ratio), column(0.5), csd(digits))
+    assert int(count_signed_digits(constants.multiplier).max()) <= digits
+    unit = Fraction(2) ** (exponent - 14)
+    nearest = min(abs(abs(Fraction(ratio)) - m * unit) for m in SUMS[digits])
+    assert abs(ratio_of(constants) - Fraction(ratio)) == nearest
+
+
+def test_largest_relative_errors_of_signed_digits() -> None:
+    """1 digit: a third off between two powers of two; each further digit divides the gap by about 4."""
+    worst = {}
+    for digits in (1, 2, 3):
+        ratios = np.linspace(1, 2, 4001)[None, :]
+        worst[digits] = find_constants(ratios, np.zeros_like(ratios), csd(digits)).worst_error
+    assert worst[1] == pytest.approx(1 / 3, rel=1e-3)
+    assert worst[2] == pytest.approx(1 / 11, rel=1e-2)
+    assert worst[3] == pytest.approx(1 / 43, rel=1e-2)
+
+
+def test_one_positive_digit_for_all_channels_is_mode_shift() -> None:
+    assert find_constants(column(0.5, 0.125), column(0.5, 0.5), csd(3)).mode is RequantiseMode.SHIFT
+    assert find_constants(column(0.5, -0.125), column(0.5, 0.5), csd(3)).mode is RequantiseMode.CSD
+
+
+def test_a_ratio_beyond_signed_digits_is_refused() -> None:
+    with pytest.raises(ValueError, match="too large for signed digits; use multiply"):
+        find_constants(column(2.0**24), column(0.5), csd(2))
 
 
 def test_each_channel_has_constants_of_its_own() -> None:
@@ -155,7 +214,7 @@ def test_powers_of_two_need_no_multiplier_in_mode_multiply_either() -> None:
 @pytest.mark.parametrize(
     ("ratio", "offset", "mode", "fragment"),
     [
-        (-0.5, 0.5, SHIFT, "1 channels have a negative gain, which a shift cannot give; use multiply"),
+        (-0.5, 0.5, SHIFT, "1 channels have a negative gain, which a shift cannot give; use csd or multiply"),
         (2.0**26, 0.5, SHIFT, "too large for a shift"),
         (128.0, 0.5, multiply(8), "needs more than 8 multiplier bits; use a wider multiply:M"),
         (-200.0, 0.5, multiply(8), "needs more than 8 multiplier bits"),

@@ -85,8 +85,8 @@ class ChooseScales:
     def largest_ratio(self) -> float:
         """The largest ratio of a requantise step that the mode holds with room to spare, a power of two."""
         requantisation = self.options.requantisation
-        bits = SHIFT_RATIO_BITS if requantisation.mode is RequantiseMode.SHIFT else requantisation.multiplier_bits - 2
-        return float(1 << bits)
+        multiplies = requantisation.mode is RequantiseMode.MULTIPLY
+        return float(1 << (requantisation.number - 2 if multiplies else SHIFT_RATIO_BITS))
 
     def quantisation(self, graph: Graph, node: Node, step: float | None, finest: float, floor: float) -> Quantisation:
         """The coding behind one point.

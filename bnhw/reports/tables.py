@@ -161,8 +161,10 @@ def _details(program: Program, instruction: Instruction) -> str:
         case Requantise(mode=mode, offset=offset, low=low, high=high):
             rows, sets = program.constants[offset].shape
             divisors = f", {rows} divisors" if rows > 1 else ""
-            width = f":{instruction.multiplier_bits}" if mode.value == "multiply" else ""
-            return f"{mode.value}{width}, {_number(sets, 'set')}{divisors}, clamp {low}..{high}"
+            number = {"multiply": f":{instruction.multiplier_bits}", "csd": f":{instruction.digits}"}.get(
+                mode.value, ""
+            )
+            return f"{mode.value}{number}, {_number(sets, 'set')}{divisors}, clamp {low}..{high}"
         case AddSaturating(low=low, high=high):
             return f"clamp {low}..{high}"
         case LookUp(table=name):
