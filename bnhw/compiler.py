@@ -1,12 +1,12 @@
 """From an ONNX file and calibration images to a checked program: the stages in their order."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 
-from bnhw.compare import Difference, first_difference
+from bnhw.compare import Difference, first_difference, measure_fidelity
 from bnhw.dtypes import Array
 from bnhw.errors import BadInput, ComparisonFailed
 from bnhw.graph import Graph
@@ -19,10 +19,20 @@ from bnhw.passes.base import run_passes
 from bnhw.passes.pipeline import float_passes, normalise_input, quantise_graph
 from bnhw.program import Program, Provenance
 from bnhw.program_check import check_program
+from bnhw.verify import evaluate_outputs
 from bnhw.version import producer
+
+TRIAL_IMAGES = 2
+"""Random images on which `check` tries to compile."""
 
 SELF_CHECK_IMAGES = 2
 """Calibration images on which reference and kernels are compared before a program is handed out."""
+
+FIDELITY_IMAGES = 16
+"""Calibration images on which integer and float logits are compared before a program is handed out."""
+
+LEAST_SIGNAL_TO_NOISE_DB = 20.0
+"""Below this, noise of a tenth of the logits, a program comes with a warning."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,13 +44,19 @@ class Checked:
 
 
 def check(path: Path, options: CompileOptions | None = None) -> Checked:
-    """Import a model and run every pass that needs no images.
+    """Import a model, run every pass, and lower it on random pixels.
 
     Raises BadInput for a file that is no model, UnsupportedModel or PassFailed for what stands in the way.
     """
     options = options or CompileOptions()
     source = read_onnx(path)
-    placed = run_passes(_import(source, options), float_passes(options))
+    graph = _import(source, options)
+    channels, height, width = graph.inputs[0].shape
+    pixels = np.random.default_rng(0).integers(0, 256, (TRIAL_IMAGES, height, width, channels), np.uint8)
+    placed = run_passes(graph, float_passes(options))
+    # What only shows when integers are made is found by a trial on random pixels.
+    quantised = quantise_graph(graph, options, calibration_images(graph, pixels))
+    check_program(lower(quantised, options.requantisation, _provenance(source, options, 0)))
     return Checked(graph=placed, notes=placed.notes)
 
 
@@ -66,7 +82,21 @@ def compile_model(
     program = lower(quantised, options.requantisation, _provenance(source, options, len(images)))
     check_program(program)
     self_check(program, fit_images(program, calibration)[:SELF_CHECK_IMAGES])
-    return program
+    faithful = _faithfulness_notes(program, graph, images[:FIDELITY_IMAGES], calibration[:FIDELITY_IMAGES])
+    return replace(program, provenance=replace(program.provenance, notes=(*program.provenance.notes, *faithful)))
+
+
+def _faithfulness_notes(program: Program, graph: Graph, reals: Array, pixels: Array) -> list[str]:
+    """A warning where the integers are far from the float graph, which reference and kernels alone cannot show."""
+    result = Machine(program).run(pixels)
+    fidelity = measure_fidelity(result.logits, result.scale, evaluate_outputs(graph, reals))
+    if fidelity.signal_to_noise_db >= LEAST_SIGNAL_TO_NOISE_DB:
+        return []
+    return [
+        f"on {fidelity.images} calibration images the integer logits are only {fidelity.signal_to_noise_db:.0f} dB "
+        f"from the float model's, {100 * fidelity.agreement:.0f} % of the classes are equal; use more bits, or a finer "
+        "requantise mode"
+    ]
 
 
 def _import(source: Source, options: CompileOptions) -> Graph:

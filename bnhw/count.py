@@ -128,18 +128,23 @@ def _count(program: Program, instruction: Instruction) -> Counts:
                 }
             )
         case PoolSum(window=window):
-            taps = _taps_inside(window, source)
-            channels = source.shape[2]
-            additions = channels * (taps - result.shape[0] * result.shape[1])
+            additions = source.shape[2] * _taps_inside(window, source) - result.size
+            additions += _zero_point_additions(source, result)
             return Counts(actions={Action(kind=ActionKind.ADD, widths=(result.dtype.bits,)): additions})
         case PoolMaximum(window=window):
             taps = _taps_inside(window, source)
             comparisons = source.shape[2] * (taps - result.shape[0] * result.shape[1])
             return Counts(actions={Action(kind=ActionKind.COMPARE, widths=(source.dtype.bits,)): comparisons})
         case SumGlobal():
-            return Counts(actions={Action(kind=ActionKind.ADD, widths=(result.dtype.bits,)): source.size - result.size})
+            additions = source.size - result.size + _zero_point_additions(source, result)
+            return Counts(actions={Action(kind=ActionKind.ADD, widths=(result.dtype.bits,)): additions})
         case _:
             return Counts(actions={})
+
+
+def _zero_point_additions(source: Tensor, result: Tensor) -> int:
+    """A sum of codes with a zero point needs one more constant added for each result."""
+    return result.size if source.zero_point else 0
 
 
 def _taps_inside(window: Window, source: Tensor) -> int:
@@ -148,20 +153,25 @@ def _taps_inside(window: Window, source: Tensor) -> int:
 
 
 def _count_convolve(program: Program, convolve: Convolve, source: Tensor, result: Tensor) -> Counts:
+    """One multiplexer, XNOR or multiplication and one addition a tap.
+
+    Padded taps are skipped where they add nothing. Where codes have a zero point, an engine that sums codes must
+    run padded taps too, with the zero point as their code, so that its constant sum of weights, which goes into the
+    requantise step's B, is the same for all pixels: then every tap counts.
+    """
     out_channels, height, width, per_group = convolve.weight_shape
     rows, columns, _ = result.shape
     full = rows * columns * height * width * out_channels * per_group
     trimmed = _taps_inside(convolve.window, source) * out_channels * per_group
+    taps = full if source.zero_point else trimmed
+    add = Action(kind=ActionKind.ADD, widths=(result.dtype.bits,))
     if convolve.weight_bits > 1:
-        action = Action(kind=ActionKind.MULTIPLY, widths=(source.dtype.bits, convolve.weight_bits))
-        actions = {action: trimmed, Action(kind=ActionKind.ADD, widths=(result.dtype.bits,)): trimmed}
+        multiply = Action(kind=ActionKind.MULTIPLY, widths=(source.dtype.bits, convolve.weight_bits))
+        actions = {multiply: taps, add: taps}
     elif source.bipolar:
-        actions = {Action(kind=ActionKind.XNOR): trimmed, Action(kind=ActionKind.POPCOUNT): trimmed}
+        actions = {Action(kind=ActionKind.XNOR): taps, Action(kind=ActionKind.POPCOUNT): taps}
     else:
-        actions = {
-            Action(kind=ActionKind.MUX, widths=(source.dtype.bits,)): trimmed,
-            Action(kind=ActionKind.ADD, widths=(result.dtype.bits,)): trimmed,
-        }
+        actions = {Action(kind=ActionKind.MUX, widths=(source.dtype.bits,)): taps, add: taps}
     return Counts(
         macs_full=full,
         macs_trimmed=trimmed,
@@ -181,7 +191,8 @@ def _count_requantise(program: Program, requantise: Requantise, source: Tensor, 
 
     The product is one multiplication in mode multiply, one addition a signed digit but the first in mode csd, and
     wires in mode shift. Shifts are wires where every channel shifts alike; else there is one shifter, or one a
-    signed digit. An addition of 0 for all channels is none.
+    signed digit. An addition of 0 for all channels is none. A 1-bit result without product or shift is one
+    comparison with a threshold. A map of position classes counts as constants.
     """
     offset, shift = program.constants[requantise.offset], program.constants[requantise.shift]
     multiplier = program.constants[requantise.multiplier] if requantise.multiplier else np.ones_like(shift)
@@ -192,6 +203,12 @@ def _count_requantise(program: Program, requantise: Requantise, source: Tensor, 
     ]
     width = IntegerType.containing(min(extremes), max(extremes)).bits
     constant_bits = offset.size * _signed_bits(offset) + shift.size * int(shift.max()).bit_length()
+    if requantise.position_classes:
+        constant_bits += program.constants[requantise.position_classes].size * (len(offset) - 1).bit_length()
+    if result.bipolar and not shift.any() and (np.abs(multiplier) == 1).all():
+        falling = multiplier.size if (multiplier < 0).any() else 0
+        compare = Action(kind=ActionKind.COMPARE, widths=(source.dtype.bits,))
+        return Counts(actions={compare: result.size}, constant_bits=constant_bits + falling)
     shifters = int((shift != shift.flat[0]).any() or (multiplier != multiplier.flat[0]).any())
     actions: Counter[Action] = Counter()
     match requantise.mode:

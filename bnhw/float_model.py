@@ -13,6 +13,14 @@ from bnhw.program import Program
 
 BATCH = 32
 
+INPUT_TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(float16)": np.float16,
+    "tensor(uint8)": np.uint8,
+}
+"""Element types of a model's input, by onnxruntime's names."""
+
 
 def float_logits(path: Path, program: Program, images: Array) -> Array:
     """The logits of the ONNX file at `path`, float (images, classes), for uint8 images as the program takes them.
@@ -34,7 +42,9 @@ def float_logits(path: Path, program: Program, images: Array) -> Array:
         raise BadInput(f"{path}: takes no batch of images; give the model that the program was compiled from")
     entry = entries[0]
     batch = entry.shape[0] if isinstance(entry.shape[0], int) else BATCH
-    pixels = _as_model_input(program, images, rank=len(entry.shape))
+    if entry.type not in INPUT_TYPES:
+        raise BadInput(f"{path}: takes {entry.type}; one of {', '.join(INPUT_TYPES)} is supported")
+    pixels = _as_model_input(program, images, rank=len(entry.shape)).astype(INPUT_TYPES[entry.type])
     parts = [_run(path, session, entry.name, pixels[at : at + batch], batch) for at in range(0, len(pixels), batch)]
     logits = np.concatenate(parts)
     if len(logits) != len(images):

@@ -287,12 +287,22 @@ def _lower_quantise(state: _Lowering, node: Node, quantisation: Quantisation) ->
             steps = offset / quantisation.scale + quantisation.zero_point + 0.5
             constants = find_constants(ratio / quantisation.scale, steps, state.requantisation)
             low, high = _clamp_codes(chain, quantisation)
-            state.errors[node.output] = constants.worst_error
+            state.errors[node.output] = _visible_error(
+                constants, ratio / quantisation.scale, state.ranges[chain.base.name]
+            )
     except ValueError as error:
         raise PassFailed(f"requantise step of {node.place}: {error}") from error
     _require_narrow_sums(node, constants, state.ranges[chain.base.name])
     instruction = _requantise(state, node, chain, constants, classes, (low, high))
     return state.store(node, instruction, quantisation, (low, high))
+
+
+def _visible_error(constants: Constants, ratio: Array, span: tuple[int, int]) -> float:
+    """The largest relative error of a channel's ratio, of the channels where it can move a result by half a code."""
+    found = constants.multiplier / np.exp2(constants.shift)
+    moved = np.abs(found - ratio) * max(abs(span[0]), abs(span[1]))
+    visible = (moved > 0.5) & (ratio != 0)
+    return float(np.abs(found[visible] / ratio[visible] - 1).max(initial=0.0))
 
 
 def _base_line(base: Tensor) -> tuple[float, float]:
@@ -368,6 +378,8 @@ def _lower_lookup(state: _Lowering, node: Node, chain: Pending, quantisation: Qu
 def _finish(state: _Lowering, name: str) -> Tensor:
     """The output tensor; one common factor of all logits goes into its scale."""
     value = state.values[name]
+    if (value.base if isinstance(value, Pending) else value).name == state.image.name:
+        raise PassFailed(f"the output {name!r} is the image but for a scale; the model has no layer to compile")
     if isinstance(value, Pending):
         assert value.divisors is None
         assert not value.shift.any()

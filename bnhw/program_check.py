@@ -165,8 +165,8 @@ def _own_problems(program: Program, instruction: Instruction, inputs: Sequence[T
             return []
 
 
-def _coding(tensor: Tensor) -> tuple[IntegerType, int, bool]:
-    return tensor.dtype, tensor.zero_point, tensor.bipolar
+def _coding(tensor: Tensor) -> tuple[IntegerType, float, int, bool]:
+    return tensor.dtype, tensor.scale, tensor.zero_point, tensor.bipolar
 
 
 def _maximum_problems(window: Window, source: Tensor, result: Tensor) -> list[str]:

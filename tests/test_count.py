@@ -67,7 +67,8 @@ def test_one_bit_weights_need_no_multiplier_and_wider_ones_one_a_mac(program: Pr
         if not isinstance(convolve, Convolve):
             continue
         source, result = (program.tensor[name] for name in (convolve.inputs[0], convolve.output))
-        macs, bits, sum_bits = counts.macs_trimmed, source.dtype.bits, result.dtype.bits
+        macs = counts.macs_full if source.zero_point else counts.macs_trimmed
+        bits, sum_bits = source.dtype.bits, result.dtype.bits
         names = {action.name: count for action, count in counts.actions.items()}
         if convolve.weight_bits > 1:
             assert names == {f"multiply_{bits}x{convolve.weight_bits}": macs, f"add_{sum_bits}": macs}
@@ -77,7 +78,10 @@ def test_one_bit_weights_need_no_multiplier_and_wider_ones_one_a_mac(program: Pr
         else:
             assert names == {f"mux_{bits}": macs, f"add_{sum_bits}": macs}
     wide = [layer for layer in layers if isinstance(layer.instruction, Convolve) and layer.instruction.weight_bits > 1]
-    assert array_multiplications(layers) == sum(layer.counts.macs_trimmed for layer in wide)
+    assert array_multiplications(layers) == sum(
+        layer.counts.macs_full if program.tensor[layer.instruction.inputs[0]].zero_point else layer.counts.macs_trimmed
+        for layer in wide
+    )
 
 
 @ANY
@@ -93,13 +97,17 @@ def test_other_operations_are_those_of_their_outputs(program: Program) -> None:
             case PoolSum(window=window) | PoolMaximum(window=window):
                 rows, columns, channels = result.shape
                 extra = channels * (taps_inside(window, source.shape, rows, columns) - rows * columns)
-                assert kinds[ActionKind.ADD if isinstance(instruction, PoolSum) else ActionKind.COMPARE] == extra
+                constants = result.size if source.zero_point and isinstance(instruction, PoolSum) else 0
+                kind = ActionKind.ADD if isinstance(instruction, PoolSum) else ActionKind.COMPARE
+                assert kinds[kind] == extra + constants
             case SumGlobal():
-                assert kinds[ActionKind.ADD] == source.size - source.shape[2]
+                assert kinds[ActionKind.ADD] == source.size - result.size + (result.size if source.zero_point else 0)
             case AddSaturating():
                 assert (kinds[ActionKind.ADD], kinds[ActionKind.COMPARE]) == (result.size, 2 * result.size)
             case Requantise():
-                assert kinds[ActionKind.COMPARE] == 2 * result.size
+                assert kinds[ActionKind.COMPARE] in (
+                    (result.size, 2 * result.size) if result.bipolar else (2 * result.size,)
+                )
                 assert kinds[ActionKind.MULTIPLY] in (0, result.size)
                 if instruction.mode is RequantiseMode.SHIFT:
                     assert kinds[ActionKind.MULTIPLY] == 0

@@ -41,6 +41,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("api",),
     ("",),  # the package itself
     ("cli",),
+    ("__main__",),
 )
 """A module imports from layers above its own line, and from itself where it is a folder."""
 

@@ -11,6 +11,8 @@ A batch norm, a bias, a temperature, a weight scale are all Affine nodes. Cases,
 7. 1-bit or k-bit convolution read only by an Affine: channels with a negative scale negate their weights.
 8. Affine and Clamp nodes that change nothing are dropped.
 9. Sign of a Clamp whose bounds lie on both sides of 0: the Sign alone, which stays exact.
+10. Affine with a scale that is not positive, of a max pool of an Affine with positive scales: the pool first, on exact
+    sums, and one Affine.
 What is refused elsewhere stays: an Affine before a zero-padded convolution with a shift is not folded into it,
 because the padding comes after it (the border would be wrong).
 """
@@ -140,6 +142,27 @@ def _max_pool_last(graph: Graph, node: Node) -> Graph | None:
     return _swap(graph, node, source, node, source) if rising else None
 
 
+def _max_pool_first(graph: Graph, node: Node) -> Graph | None:
+    pool = _source(graph, node)
+    if pool is None or not isinstance(pool.attributes, MaxPool) or graph.sole_consumer(pool.output) is not node:
+        return None
+    inner = _source(graph, pool)
+    match (node.attributes, inner and inner.attributes):
+        case (Affine() as outer, Affine() as scaled) if (outer.scale <= 0).any() and (scaled.scale > 0).all():
+            assert inner is not None
+            fresh = unique_name(f"{node.output}/maxpool", {existing.output for existing in graph.nodes})
+            merged = Affine(
+                scale=freeze(scaled.scale * outer.scale), shift=freeze(scaled.shift * outer.scale + outer.shift)
+            )
+            return _substitute(
+                graph,
+                node,
+                replace(pool, name=fresh, output=fresh, inputs=inner.inputs),
+                replace(node, inputs=(fresh,), attributes=merged),
+            )
+    return None
+
+
 def _convolution_before_factor(graph: Graph, node: Node, source: Node) -> Graph | None:
     affine, convolution = source.attributes, node.attributes
     assert isinstance(affine, Affine)
@@ -201,6 +224,7 @@ REWRITES: tuple[Rewrite, ...] = (
     _affine_before_clamp,
     _pool_before_affine,
     _max_pool_last,
+    _max_pool_first,
     _sign_without_clamp,
     _negate_weights,
 )

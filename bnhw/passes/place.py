@@ -3,12 +3,14 @@
 A value is *exact* when integers hold it without rounding (a convolution of codes, a sum of codes), *coded* behind
 a QuantisePoint, and *pointwise* when it is an exact or coded value changed channel by channel (Affine, Clamp,
 Sign, an average whose divisor differs at the border). Cases:
-1. Operands of a residual Add get RESIDUAL points; all Adds that feed each other, also through zero-channel padding
-   and max pooling, form one group with one scale. Everything else that reads such a value reads its codes.
+1. Operands of a residual Add get RESIDUAL points; all Adds that share an operand or feed each other, also through
+   zero-channel padding and max pooling, form one group with one scale. Everything else that reads such a value reads
+   its codes.
 2. Inputs of convolutions get ACTIVATION points, INPUT points where only pointwise nodes stand between them and
    the image; none where the image itself, already codes, is read.
-3. Inputs of pools and concatenations get ACTIVATION points if they are pointwise; concatenated values share a
-   group.
+3. Inputs of pools get ACTIVATION points if they are pointwise, so a pool of a scaled value rounds it first.
+   Concatenated values share a group: ACTIVATION codes where convolutions alone read them, else RESIDUAL codes, because
+   a batch norm behind them may enlarge what is small.
 4. A pointwise chain is Affine, then Clamp or Sign; whatever is longer gets an ACTIVATION point in between.
 5. The output gets a LOGITS point unless it is exact up to one factor for all classes, which becomes the scale of
    the logits and costs nothing.
@@ -62,7 +64,7 @@ class PlaceQuantisePoints:
 
 def _place_residual_points(graph: Graph) -> Graph:
     groups = _residual_groups(graph)
-    points: dict[tuple[str, int], str] = {}
+    done = {node.output for node in graph.nodes if isinstance(node.attributes, Add)}
     nodes = list(graph.nodes)
     for node in graph.nodes:
         if not isinstance(node.attributes, Add):
@@ -70,10 +72,10 @@ def _place_residual_points(graph: Graph) -> Graph:
         group = groups[node.output]
         for operand in node.inputs:
             value = _through_transparent(graph, operand)
-            if value in groups or (value, group) in points:
+            if value in done:
                 continue
+            done.add(value)
             name = unique_name(f"{value}/residual", (existing.output for existing in nodes))
-            points[value, group] = name
             point = Node(
                 name=name,
                 inputs=(value,),
@@ -100,15 +102,16 @@ def _through_transparent(graph: Graph, value: str) -> str:
 
 
 def _residual_groups(graph: Graph) -> Mapping[str, int]:
-    """The group of each Add's output; Adds that feed each other share one."""
+    """The group of every value that an Add reads or makes: Adds that share an operand or feed each other share one."""
     groups: dict[str, int] = {}
     for node in graph.nodes:
         if not isinstance(node.attributes, Add):
             continue
-        joined = {groups[v] for v in (_through_transparent(graph, name) for name in node.inputs) if v in groups}
+        members = (node.output, *(_through_transparent(graph, name) for name in node.inputs))
+        joined = {groups[member] for member in members if member in groups}
         group = min(joined, default=len(groups))
         groups = {value: group if old in joined else old for value, old in groups.items()}
-        groups[node.output] = group
+        groups |= dict.fromkeys(members, group)
     return groups
 
 
@@ -135,9 +138,12 @@ class _Placer:
                 state = State.EXACT
             case Concatenate():
                 group = self.new_group()
-                node = replace(node, inputs=tuple(self.codes(name, node, group=group) for name in node.inputs))
+                role = self.role_of_joined(node)
+                node = replace(
+                    node, inputs=tuple(self.codes(name, node, group=group, role=role) for name in node.inputs)
+                )
                 state = State.CODED
-                self.roles[node.output] = Role.ACTIVATION
+                self.roles[node.output] = role
             case Affine():
                 state = State.SCALED
                 node = self.extend_chain(node, State.DIVIDED)
@@ -197,11 +203,17 @@ class _Placer:
             return value
         return self.codes(value, reader)
 
-    def codes(self, value: str, reader: Node, *, group: int | None = None) -> str:
+    def role_of_joined(self, node: Node) -> Role:
+        """Activation codes where convolutions alone read the joined value; else residual codes, which lose little."""
+        readers = self.source.consumers.get(node.output, ())
+        plain = all(isinstance(reader.attributes, Convolution) for reader in readers)
+        return Role.ACTIVATION if plain else Role.RESIDUAL
+
+    def codes(self, value: str, reader: Node, *, group: int | None = None, role: Role | None = None) -> str:
         """The point behind `value`; made if there is none yet."""
         if (value, group) in self.points:
             return self.points[value, group]
-        role = Role.INPUT if value in self.from_image else Role.ACTIVATION
+        role = role or (Role.INPUT if value in self.from_image else Role.ACTIVATION)
         return self.insert(value, role, self.new_group() if group is None else group, key=group)
 
     def insert(self, value: str, role: Role, group: int, *, key: int | None = None) -> str:

@@ -61,8 +61,18 @@ class ChooseScales:
     options: CompileOptions
 
     def run(self, graph: Graph) -> Graph:
-        """Replace every QuantisePoint by a Quantise."""
+        """Replace every QuantisePoint by a Quantise.
+
+        The first round shows how fine each group's scale may be for all its points, the second keeps to it.
+        """
+        _, finest = self.quantised(graph, {})
+        nodes, _ = self.quantised(graph, finest)
+        return graph.with_nodes(nodes)
+
+    def quantised(self, graph: Graph, finest: Mapping[int, float]) -> tuple[list[Node], Mapping[int, float]]:
+        """The nodes with scales no finer than `finest` by group, and the finest that every point can reach."""
         shapes = check_graph(graph)
+        reachable: dict[int, float] = {}
         floors = _floors(graph)
         chosen: dict[int, Quantisation] = {}
         steps: dict[str, float | None] = {value.name: 1.0 for value in graph.inputs}
@@ -71,15 +81,17 @@ class ChooseScales:
         for node in graph.nodes:
             if isinstance(node.attributes, QuantisePoint):
                 point = node.attributes
-                if point.group not in chosen:
-                    step, finest = steps[node.inputs[0]], units[node.inputs[0]] / self.largest_ratio
-                    chosen[point.group] = self.quantisation(graph, node, step, finest, floors[point.group])
+                value, group = node.inputs[0], point.group
+                reachable[group] = max(units[value] / self.largest_ratio, reachable.get(group, 0.0))
+                if group not in chosen:
+                    least = finest.get(group, reachable[group])
+                    chosen[group] = self.quantisation(graph, node, steps[value], least, floors[group])
                 _require_one_kind(graph, node, chosen[point.group])
                 node = replace(node, attributes=Quantise(role=point.role, quantisation=chosen[point.group]))
             steps[node.output] = _step(node, steps, shapes)
             units[node.output] = _largest_unit(node, units, shapes)
             nodes.append(node)
-        return graph.with_nodes(nodes)
+        return nodes, reachable
 
     @property
     def largest_ratio(self) -> float:

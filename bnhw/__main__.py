@@ -1,0 +1,5 @@
+"""`python -m bnhw` is the `bnhw` command."""
+
+from bnhw.cli import main
+
+main()
