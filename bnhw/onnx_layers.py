@@ -229,7 +229,8 @@ def convert_reshape(builder: Builder, node: OnnxNode) -> Imported:
     value = builder.value(node)
     target = [int(n) for n in builder.constant(node, 1, "shape").reshape(-1)]
     features = int(np.prod(value.shape))
-    if len(target) == 2 and target[1] in (-1, 0, features):
+    is_flat_already = value.shape[1:] == (1, 1)  # only then does 0, "as it was", mean all features
+    if len(target) == 2 and (target[1] in (-1, features) or (target[1] == 0 and is_flat_already)):
         return _as_features(builder, node, value)
     if len(target) == 4 and tuple(target[1:]) == value.shape:
         return Imported(name=value.name, shape=value.shape, rank=4)

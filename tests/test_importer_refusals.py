@@ -194,6 +194,7 @@ REFUSALS: tuple[Case, ...] = (
     ("padded batch", _node("Pad", (1, 0, 0, 0, 0, 0, 0, 0)), "not negative, are supported"),
     ("mean over channels", _node("ReduceMean", axes=[1], keepdims=1), "takes the mean over axes"),
     ("unflattening", _node("Reshape", (-1, 6, 7, 3)), "reshapes to [-1, 6, 7, 3]"),
+    ("flattening of rows", _node("Reshape", (-1, 0)), "reshapes to"),
     ("flattening from another axis", _node("Flatten", axis=2), "flattens from another axis than 1"),
     ("squeeze of a whole image", _node("Squeeze", (2,)), "squeezes axes [2]"),
     ("integers", _node("Cast", to=onnx.TensorProto.INT32), "casts to INT32"),
