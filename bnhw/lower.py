@@ -7,14 +7,15 @@ weights and every partial sum, padding included.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
-from bnhw.dtypes import MAX_TENSOR_BITS, Array, IntegerType, Quantisation
+from bnhw.dtypes import Array, IntegerType, Quantisation
 from bnhw.errors import PassFailed
-from bnhw.graph import Graph, Node, Shape
+from bnhw.graph import Graph, Node
 from bnhw.kernels.packing import pack_bits
+from bnhw.lowering_state import Lowering, Pending
 from bnhw.ops import (
     Add,
     Affine,
@@ -27,7 +28,6 @@ from bnhw.ops import (
     MaxPool,
     Quantise,
     Sign,
-    freeze,
     pool_divisors,
     quantise,
 )
@@ -59,89 +59,6 @@ from bnhw.verify import check_graph
 IMAGE_TYPE = IntegerType(bits=8, signed=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pending:
-    """A pointwise chain on an integer tensor: real = clamp(scale * base / divisor + shift), or its sign."""
-
-    base: Tensor
-    scale: Array
-    shift: Array
-    low: float = -np.inf
-    high: float = np.inf
-    sign: bool = False
-    divisors: Array | None = None
-
-    def constants_shape(self) -> tuple[Array, Array]:
-        """Distinct divisors (classes, 1) and the class of every pixel (height, width)."""
-        if self.divisors is None:
-            return np.ones((1, 1)), np.zeros((1, 1), np.int64)
-        distinct, classes = np.unique(self.divisors, return_inverse=True)
-        return distinct.reshape(-1, 1).astype(np.float64), classes.reshape(self.divisors.shape)
-
-
-@dataclass(kw_only=True)
-class _Lowering:
-    """The program under construction."""
-
-    image: Tensor
-    shapes: Mapping[str, Shape]
-    requantisation: Requantisation
-    values: dict[str, Tensor | Pending] = field(default_factory=dict)
-    ranges: dict[str, tuple[int, int]] = field(default_factory=dict)
-    instructions: list[Instruction] = field(default_factory=list)
-    constants: dict[str, Array] = field(default_factory=dict)
-    tensors: dict[str, Tensor] = field(default_factory=dict)
-    errors: dict[str, float] = field(default_factory=dict)
-
-    def tensor(self, name: str) -> Tensor:
-        """The integer tensor of an exact value."""
-        value = self.values[name]
-        assert isinstance(value, Tensor), f"{name} is not exact: a quantise point is missing"
-        return value
-
-    def pending(self, name: str) -> Pending:
-        """Any value as a pointwise chain."""
-        value = self.values[name]
-        if isinstance(value, Pending):
-            return value
-        channels = value.shape[2]
-        return Pending(base=value, scale=np.ones(channels), shift=np.zeros(channels))
-
-    def constant(self, name: str, array: Array) -> str:
-        """Store a constant and return its name."""
-        self.constants[name] = freeze(array)
-        return name
-
-    def store(self, node: Node, instruction: Instruction, quantisation: Quantisation, span: tuple[int, int]) -> Tensor:
-        """Append an instruction and its result."""
-        bits = quantisation.dtype.bits + (not quantisation.dtype.signed)
-        if bits > MAX_TENSOR_BITS:
-            raise PassFailed(
-                f"{node.op} {node.place}: its sums take {bits} bits with their sign, at most {MAX_TENSOR_BITS} are "
-                "supported; choose fewer activation or residual bits"
-            )
-        channels, height, width = self.shapes[node.output]
-        tensor = Tensor(
-            name=node.output,
-            shape=(height, width, channels),
-            dtype=quantisation.dtype,
-            scale=quantisation.scale,
-            zero_point=quantisation.zero_point,
-            bipolar=quantisation.bipolar,
-        )
-        self.instructions.append(instruction)
-        self.tensors[tensor.name] = tensor
-        self.ranges[tensor.name] = span
-        return tensor
-
-    def value_range(self, tensor: Tensor) -> tuple[int, int]:
-        """The range of code - zero point (of 2 code - 1 if bipolar), with 0 for padding."""
-        if tensor.bipolar:
-            return -1, 1
-        low, high = self.ranges[tensor.name]
-        return min(low - tensor.zero_point, 0), max(high - tensor.zero_point, 0)
-
-
 def lower(graph: Graph, requantisation: Requantisation, provenance: Provenance) -> Program:
     """The integer program of a quantised graph (every pass has run).
 
@@ -150,7 +67,7 @@ def lower(graph: Graph, requantisation: Requantisation, provenance: Provenance) 
     (entry,) = graph.inputs
     channels, height, width = entry.shape
     image = Tensor(name=entry.name, shape=(height, width, channels), dtype=IMAGE_TYPE, scale=1.0)
-    state = _Lowering(image=image, shapes=check_graph(graph), requantisation=requantisation)
+    state = Lowering(image=image, shapes=check_graph(graph), requantisation=requantisation)
     state.tensors[image.name] = image
     state.values[image.name] = image
     state.ranges[image.name] = (IMAGE_TYPE.low, IMAGE_TYPE.high)
@@ -168,7 +85,7 @@ def lower(graph: Graph, requantisation: Requantisation, provenance: Provenance) 
     )
 
 
-def _lower_node(state: _Lowering, node: Node) -> Tensor | Pending:
+def _lower_node(state: Lowering, node: Node) -> Tensor | Pending:
     match node.attributes:
         case Affine(scale=scale, shift=shift):
             before = state.pending(node.inputs[0])
@@ -187,7 +104,7 @@ def _lower_node(state: _Lowering, node: Node) -> Tensor | Pending:
             return _lower_same_coding(state, node)
 
 
-def _lower_convolution(state: _Lowering, node: Node, convolution: Convolution) -> Tensor:
+def _lower_convolution(state: Lowering, node: Node, convolution: Convolution) -> Tensor:
     source = state.tensor(node.inputs[0])
     weights = np.ascontiguousarray(convolution.weights.transpose(0, 2, 3, 1))
     bits = convolution.weight_bits
@@ -207,14 +124,10 @@ def _lower_convolution(state: _Lowering, node: Node, convolution: Convolution) -
         window=convolution.window,
         groups=convolution.groups,
     )
-    return state.store(node, instruction, Quantisation(dtype=_containing(span), scale=source.scale), span)
+    return state.store(node, instruction, Quantisation(dtype=IntegerType.containing(*span), scale=source.scale), span)
 
 
-def _containing(span: tuple[int, int]) -> IntegerType:
-    return IntegerType.containing(*span)
-
-
-def _lower_average(state: _Lowering, node: Node) -> Tensor | Pending:
+def _lower_average(state: Lowering, node: Node) -> Tensor | Pending:
     source = state.tensor(node.inputs[0])
     if source.bipolar:
         raise PassFailed(f"{node.op} {node.place} averages 1-bit activations; put the average before the sign function")
@@ -235,14 +148,14 @@ def _lower_average(state: _Lowering, node: Node) -> Tensor | Pending:
     span = (low * taps, high * taps)
     uniform = bool((divisors == divisors[0, 0]).all())
     scale = source.scale / int(divisors[0, 0]) if uniform else source.scale
-    total = state.store(node, instruction, Quantisation(dtype=_containing(span), scale=scale), span)
+    total = state.store(node, instruction, Quantisation(dtype=IntegerType.containing(*span), scale=scale), span)
     if uniform:
         return total
     channels = total.shape[2]
     return Pending(base=total, scale=np.ones(channels), shift=np.zeros(channels), divisors=divisors)
 
 
-def _lower_same_coding(state: _Lowering, node: Node) -> Tensor:
+def _lower_same_coding(state: Lowering, node: Node) -> Tensor:
     sources = [state.tensor(name) for name in node.inputs]
     first = sources[0]
     names = tuple(source.name for source in sources)
@@ -271,7 +184,7 @@ def _lower_same_coding(state: _Lowering, node: Node) -> Tensor:
     return state.store(node, instruction, quantisation, span)
 
 
-def _lower_quantise(state: _Lowering, node: Node, quantisation: Quantisation) -> Tensor:
+def _lower_quantise(state: Lowering, node: Node, quantisation: Quantisation) -> Tensor:
     chain = state.pending(node.inputs[0])
     if chain.base.name == state.image.name:
         return _lower_lookup(state, node, chain, quantisation)
@@ -322,7 +235,7 @@ def _clamp_codes(chain: Pending, quantisation: Quantisation) -> tuple[int, int]:
 
 
 def _requantise(
-    state: _Lowering,
+    state: Lowering,
     node: Node,
     chain: Pending,
     constants: Constants,
@@ -355,7 +268,7 @@ def _require_narrow_sums(node: Node, constants: Constants, span: tuple[int, int]
         raise PassFailed(f"requantise step of {node.place}: its sums exceed 63 bits; use a narrower multiply:M, or csd")
 
 
-def _lower_lookup(state: _Lowering, node: Node, chain: Pending, quantisation: Quantisation) -> Tensor:
+def _lower_lookup(state: Lowering, node: Node, chain: Pending, quantisation: Quantisation) -> Tensor:
     """Any function of a pixel: one table entry for each of its 256 codes."""
     base = chain.base
     slope, intercept = _base_line(base)
@@ -375,7 +288,7 @@ def _lower_lookup(state: _Lowering, node: Node, chain: Pending, quantisation: Qu
     return state.store(node, instruction, quantisation, span)
 
 
-def _finish(state: _Lowering, name: str) -> Tensor:
+def _finish(state: Lowering, name: str) -> Tensor:
     """The output tensor; one common factor of all logits goes into its scale."""
     value = state.values[name]
     if (value.base if isinstance(value, Pending) else value).name == state.image.name:

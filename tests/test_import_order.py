@@ -30,6 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("program",),
     ("program_check",),
     ("program_file",),
+    ("lowering_state",),
     ("lower",),
     ("machine", "storage", "count"),
     ("compare",),
