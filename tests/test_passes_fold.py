@@ -145,7 +145,7 @@ def test_batch_norm_on_the_input_is_not_folded_into_a_zero_padded_convolution() 
 
 
 def test_folding_leaves_shared_values_for_their_other_readers() -> None:
-    folded(
+    result = folded(
         ("a", affine([2, 3], [1, 5]), ("image",)),
         ("pooled", GlobalAveragePool(), ("a",)),
         ("other", RELU, ("a",)),
@@ -153,6 +153,9 @@ def test_folding_leaves_shared_values_for_their_other_readers() -> None:
         ("sum", Add(), ("pooled", "mean")),
         shape=(2, 4, 4),
     )
+    assert result.producers["other"].inputs == ("a",)
+    assert isinstance(result.producers["a"].attributes, Affine)
+    assert result.producers["pooled"].inputs != ("a",)
 
 
 @settings(deadline=None, max_examples=80)

@@ -134,14 +134,12 @@ class _Placer:
         """Append `node`, with points in front of it where it needs codes."""
         match node.attributes:
             case Convolution():
-                node = replace(node, inputs=(self.activation_codes(node.inputs[0], node),))
+                node = replace(node, inputs=(self.activation_codes(node.inputs[0]),))
                 state = State.EXACT
             case Concatenate():
                 group = self.new_group()
                 role = self.role_of_joined(node)
-                node = replace(
-                    node, inputs=tuple(self.codes(name, node, group=group, role=role) for name in node.inputs)
-                )
+                node = replace(node, inputs=tuple(self.codes(name, group=group, role=role) for name in node.inputs))
                 state = State.CODED
                 self.roles[node.output] = role
             case Affine():
@@ -165,7 +163,7 @@ class _Placer:
     def exact_inputs(self, node: Node) -> Node:
         """`node` reading codes or exact sums only."""
         inputs = tuple(
-            name if self.states[name] in (State.CODED, State.EXACT) else self.codes(name, node) for name in node.inputs
+            name if self.states[name] in (State.CODED, State.EXACT) else self.codes(name) for name in node.inputs
         )
         return replace(node, inputs=inputs)
 
@@ -194,14 +192,14 @@ class _Placer:
         source = node.inputs[0]
         if self.states[source].value <= latest.value:
             return node
-        return replace(node, inputs=(self.codes(source, node),))
+        return replace(node, inputs=(self.codes(source),))
 
-    def activation_codes(self, value: str, reader: Node) -> str:
+    def activation_codes(self, value: str) -> str:
         """Codes of activation width for a convolution (case 2)."""
         is_image = value == self.source.inputs[0].name
         if is_image or self.roles.get(value) in (Role.ACTIVATION, Role.INPUT):
             return value
-        return self.codes(value, reader)
+        return self.codes(value)
 
     def role_of_joined(self, node: Node) -> Role:
         """Activation codes where convolutions alone read the joined value; else residual codes, which lose little."""
@@ -209,7 +207,7 @@ class _Placer:
         plain = all(isinstance(reader.attributes, Convolution) for reader in readers)
         return Role.ACTIVATION if plain else Role.RESIDUAL
 
-    def codes(self, value: str, reader: Node, *, group: int | None = None, role: Role | None = None) -> str:
+    def codes(self, value: str, *, group: int | None = None, role: Role | None = None) -> str:
         """The point behind `value`; made if there is none yet."""
         if (value, group) in self.points:
             return self.points[value, group]
@@ -251,5 +249,5 @@ class _Placer:
             if (affine.scale == affine.scale[0]).all() and affine.scale[0] > 0 and not affine.shift.any():
                 return
         if self.states[value] is State.BIPOLAR:
-            value = self.codes(value, node)
+            value = self.codes(value)
         self.outputs = [self.insert(value, Role.LOGITS, self.new_group())]
