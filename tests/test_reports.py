@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from program_strategies import one_of_each, programs
 
 import bnhw
-from bnhw.cli import _as_text
+from bnhw.cli.console import as_text
 from bnhw.count import count_program, total
 from bnhw.demo.digits import ONNX, load_digits
 from bnhw.program import Convolve, Program
@@ -78,7 +78,7 @@ def test_a_report_is_the_same_every_time() -> None:
 @given(programs())
 def test_tables_show_every_instruction_and_the_totals(program: Program) -> None:
     totals = total(count_program(program))
-    report, info = _as_text(report_tables(build_report(program))), _as_text(program_tables(program))
+    report, info = as_text(report_tables(build_report(program))), as_text(program_tables(program))
     assert f"{totals.macs_full:,} full, {totals.macs_trimmed:,} without padded taps" in report
     for text in (report, info):
         lines = [line.split() for line in text.splitlines()]
@@ -92,7 +92,7 @@ def test_tables_show_every_instruction_and_the_totals(program: Program) -> None:
 def test_tables_are_those_of_the_golden_files(name: str) -> None:
     program = one_of_each()
     content = program_tables(program) if name == "info" else report_tables(build_report(program))
-    assert_golden(f"{name}_one_of_each.txt", _as_text(content))
+    assert_golden(f"{name}_one_of_each.txt", as_text(content))
 
 
 def test_the_report_of_a_program_is_that_of_the_golden_file() -> None:
@@ -141,7 +141,7 @@ def test_shapes_are_written_with_crosses() -> None:
 
 
 def test_strides_and_pads_that_differ_are_shown() -> None:
-    text = _as_text(program_tables(one_of_each()))
+    text = as_text(program_tables(one_of_each()))
     assert "2x2, stride 2, pads 0,0,1,0" in text
     assert "1-bit 1x1, stride 1, pads 0,0,0,0, 2 groups" in text
     assert "5-bit 3x3" in text
@@ -156,6 +156,6 @@ def test_files_are_as_wide_as_their_names_need() -> None:
     first, second, *others = program.instructions
     instructions = (replace(first, output=long), replace(second, inputs=(long,)), *others)
     tensors = tuple(replace(tensor, name=long) if tensor.name == "t0" else tensor for tensor in program.tensors)
-    text = _as_text(report_tables(build_report(replace(program, instructions=instructions, tensors=tensors))))
+    text = as_text(report_tables(build_report(replace(program, instructions=instructions, tensors=tensors))))
     assert long in text
     assert max(map(len, text.splitlines())) <= 160

@@ -1,0 +1,107 @@
+"""Commands that make files: demo, export, check, compile."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bnhw.cli.console import progress_bar, say, show, show_json
+from bnhw.cli.parameters import Json, OnnxModel, numbers, option
+from bnhw.errors import BadInput
+from bnhw.options import DEFAULT_MULTIPLIER_BITS, CompileOptions
+
+DEFAULTS = CompileOptions()
+
+
+def demo(
+    output: Annotated[Path, option("FOLDER", "Folder for the files made.", "--output", "-o")] = Path("bnhw-demo"),
+) -> None:
+    """Run the whole flow on a small trained 1-bit network. The network and real images are shipped."""
+    from bnhw.demo.flow import run_demo
+    from bnhw.demo.table import demo_table
+
+    show(demo_table(run_demo(output, say)))
+
+
+def export(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="safetensors, .pt, or a published .mat.")],
+    output: Annotated[Path, option("FILE", "The ONNX file to write.", "--output", "-o")],
+) -> None:
+    """Turn a trained checkpoint into ONNX. Needs the extra `torch`."""
+    from bnhw.export.checkpoints import load_checkpoint
+    from bnhw.export.to_onnx import to_onnx
+
+    if output.suffix != ".onnx":
+        raise BadInput(f"{output}: a model has the ending .onnx")
+    network = load_checkpoint(checkpoint)
+    to_onnx(network, output, input_shape=network.config.input_shape)
+    say(f"wrote {output}: {network.config.weight_count:,} weights, {output.stat().st_size:,} bytes")
+
+
+def check(model: OnnxModel, as_json: Json = False) -> None:
+    """List all that stands in the way of compiling a model. Exit code 0 if nothing does."""
+    from bnhw.compiler import check as check_model
+    from bnhw.errors import UnsupportedModel
+
+    try:
+        checked = check_model(model)
+    except UnsupportedModel as error:
+        if as_json:
+            show_json({"model": str(model), "compiles": False, "problems": list(error.problems), "notes": []})
+            raise typer.Exit(error.exit_code) from None
+        raise
+    if as_json:
+        show_json({"model": str(model), "compiles": True, "problems": [], "notes": list(checked.notes)})
+        return
+    for note in checked.notes:
+        say(f"note: {note}")
+    show(f"{model}: nothing stands in the way of compiling it")
+
+
+def compile_command(
+    model: OnnxModel,
+    output: Annotated[Path, option("FILE", "The program to write (.bnhw).", "--output", "-o")],
+    calibrate: Annotated[Path, option("FILE", "Images that show the ranges of activations.", "--calibrate")],
+    calibrate_limit: Annotated[int, option("N", "Calibrate on at most so many images.", least=1)] = 200,
+    act_bits: Annotated[int, option("N", "Bits of activations, 2..8.")] = DEFAULTS.act_bits,
+    requantise: Annotated[
+        str, option("MODE", "shift, csd:N (sums of N signed powers of two), or multiply:M (M-bit multipliers).")
+    ] = f"multiply:{DEFAULT_MULTIPLIER_BITS}",
+    weight_bits: Annotated[int, option("N", "Bits of weights that are not 1-bit, 2..8.")] = DEFAULTS.weight_bits,
+    input_bits: Annotated[int, option("N", "Bits of the normalised image, 2..12.")] = DEFAULTS.input_bits,
+    residual_bits: Annotated[int, option("N", "Bits of the residual stream, 8..24.")] = DEFAULTS.residual_bits,
+    input_mean: Annotated[
+        str, option("NUMBERS", "The model takes (pixel - mean) / std: one number or one a colour.")
+    ] = "0",
+    input_std: Annotated[str, option("NUMBERS", "As --input-mean; 255 for a model of pixels 0..1.")] = "1",
+) -> None:
+    """Compile an ONNX model to an integer program. Checks itself before it writes."""
+    from bnhw.compiler import compile_model
+    from bnhw.images import read_images
+    from bnhw.reports.tables import format_bits
+
+    if output.suffix != ".bnhw":
+        raise BadInput(f"{output}: a program has the ending .bnhw")
+    options = CompileOptions(
+        act_bits=act_bits,
+        weight_bits=weight_bits,
+        input_bits=input_bits,
+        residual_bits=residual_bits,
+        requantise=requantise,
+        input_mean=numbers("--input-mean", input_mean),
+        input_std=numbers("--input-std", input_std),
+    )
+    images = read_images(calibrate).part(0, calibrate_limit).pixels
+    with progress_bar("calibrating", len(images)) as progress:
+        program = compile_model(model, images, options, progress=progress)
+    program.save(output)
+    for note in program.provenance.notes:
+        say(f"note: {note}")
+    bits = _weight_bits(program)
+    say(f"wrote {output}: {len(program.instructions)} instructions, weights {format_bits(bits)}")
+
+
+def _weight_bits(program: Any) -> int:
+    from bnhw.count import count_program, total
+
+    return total(count_program(program)).weight_bits

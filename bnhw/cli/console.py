@@ -1,0 +1,65 @@
+"""What every command prints with: results to stdout, progress and messages to stderr."""
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+MIN_WIDTH = 100
+"""Tables keep their columns apart even on a narrow terminal."""
+
+FILE_WIDTH = 160
+"""Where the output is a file, names need not be folded."""
+
+
+def show(content: RenderableType) -> None:
+    """Print a result to stdout."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        print(as_text(content), end="")
+        return
+    console.width = max(console.width, MIN_WIDTH)
+    console.print(content)
+
+
+def say(message: str) -> None:
+    """Print a message to stderr."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(Text(message))
+
+
+def show_json(value: Any) -> None:
+    """Print JSON to stdout."""
+    print(json.dumps(value, indent=2, allow_nan=False))
+
+
+@contextmanager
+def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr with the time left; silent where stderr is no terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def as_text(content: RenderableType) -> str:
+    """What `show` prints where stdout is a file."""
+    buffer = io.StringIO()
+    Console(file=buffer, width=FILE_WIDTH, highlight=False, markup=False, emoji=False).print(content)
+    return "".join(f"{line.rstrip()}\n" for line in buffer.getvalue().splitlines())
+
+
+def show_summary(title: str, summary: dict[str, Any], as_json: bool) -> None:
+    """Print named results as a table, or as JSON."""
+    from bnhw.reports.tables import summary_table
+    from bnhw.results import summary_rows
+
+    if as_json:
+        show_json(summary)
+    else:
+        show(summary_table(title, summary_rows(summary)))

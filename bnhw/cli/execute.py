@@ -1,0 +1,108 @@
+"""Commands that execute a program: run, verify."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from bnhw.cli.console import progress_bar, show_summary
+from bnhw.cli.parameters import (
+    ImageFile,
+    Json,
+    Kernels,
+    Labels,
+    Limit,
+    Model,
+    Skip,
+    Threads,
+    kernel_choice,
+    kernels_to_verify,
+    load_images,
+    option,
+)
+from bnhw.errors import BadInput, ComparisonFailed
+
+
+def run(
+    model: Model,
+    images: ImageFile,
+    labels: Labels = None,
+    skip: Skip = 0,
+    limit: Limit = None,
+    threads: Threads = 1,
+    kernels: Kernels = None,
+    output: Annotated[Path | None, option("FILE", "Write logits and classes (.npz).", "--output", "-o")] = None,
+    as_json: Json = False,
+) -> None:
+    """Execute a program bit-exactly. Prints accuracy (with labels) and images per second."""
+    import bnhw
+    from bnhw.machine import Machine
+    from bnhw.results import run_summary, write_result
+
+    if output is not None and output.suffix != ".npz":
+        raise BadInput(f"{output}: results are written as .npz")
+    program = bnhw.load(model)
+    chosen = load_images(program, images, labels, skip, limit)
+    machine = Machine(program, kernel_choice(kernels))
+    with progress_bar("running", len(chosen.pixels)) as progress:
+        result = machine.run(chosen.pixels, threads=threads, progress=progress)
+    if output is not None:
+        write_result(output, result)
+    show_summary(f"{model}", run_summary(result, chosen.labels, threads), as_json)
+
+
+def verify(
+    model: Model,
+    images: ImageFile,
+    against: Annotated[str, option("EXECUTOR", "Executors to compare with: reference.")] = "reference",
+    float_model: Annotated[
+        Path | None, option("MODEL.onnx", "The ONNX model: adds agreement and signal-to-noise.", "--float")
+    ] = None,
+    labels: Labels = None,
+    skip: Skip = 0,
+    limit: Limit = None,
+    tensors: Annotated[int, option("N", "Compare every tensor of so many images.", least=1)] = 4,
+    min_agreement: Annotated[
+        float,
+        option("PERCENT", "With --float: fail (exit 3) below this per cent of equal classes.", least=0, most=100),
+    ] = 0.0,
+    threads: Threads = 1,
+    kernels: Kernels = None,
+    as_json: Json = False,
+) -> None:
+    """Compare every intermediate integer of two executors. With --float, also the classes with the float model's."""
+    import bnhw
+    from bnhw.compare import first_difference, measure_fidelity
+    from bnhw.float_model import float_logits
+    from bnhw.machine import Machine
+    from bnhw.results import fidelity_summary
+
+    if min_agreement and float_model is None:
+        raise BadInput("--min-agreement compares with the float model; name it with --float MODEL.onnx")
+    if against != "reference":
+        raise BadInput(f"--against {against!r} is not available; choose reference")
+    program = bnhw.load(model)
+    chosen = load_images(program, images, labels, skip, limit)
+    machine = Machine(program, kernels_to_verify(kernels))
+    part = chosen.pixels[:tensors]
+    with progress_bar("comparing", len(part)) as progress:
+        comparison = first_difference(Machine(program, "reference"), machine, part, progress)
+    if comparison.difference is not None:
+        raise ComparisonFailed(f"{model}: {comparison.difference}")
+    summary: dict[str, Any] = {
+        "bit_exact": True,
+        "against": against,
+        "images_compared": len(part),
+        "tensors_compared": comparison.tensors,
+        "integers_compared": comparison.integers,
+    }
+    if float_model is not None:
+        with progress_bar("running", len(chosen.pixels)) as progress:
+            result = machine.run(chosen.pixels, threads=threads, progress=progress)
+        reals = float_logits(float_model, program, chosen.pixels)
+        fidelity = measure_fidelity(result.logits, result.scale, reals, chosen.labels)
+        summary |= fidelity_summary(fidelity)
+    show_summary(f"{model}", summary, as_json)
+    if summary.get("agreement_percent", 100.0) < min_agreement:
+        raise ComparisonFailed(
+            f"{model}: {summary['agreement_percent']:.2f} % of the classes equal the float model's, "
+            f"at least {min_agreement} % were asked for"
+        )

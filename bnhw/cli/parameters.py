@@ -1,0 +1,79 @@
+"""Options that several commands share, and what they stand for."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bnhw.errors import BadInput
+
+
+def option(metavar: str, text: str, *names: str, least: float | None = None, most: float | None = None) -> Any:
+    """An option without names is named like its parameter."""
+    return typer.Option(*names, metavar=metavar, help=text, min=least, max=most)
+
+
+Model = Annotated[Path, typer.Argument(metavar="MODEL.bnhw", help="A compiled program.", show_default=False)]
+OnnxModel = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An ONNX model.", show_default=False)]
+ImageFile = Annotated[
+    Path, option("FILE", "Images: .npz with `images` (and `labels`), or .npy; uint8, NHWC or NHW.", "--images")
+]
+Labels = Annotated[Path | None, option("FILE", "Labels: .npy, or .npz with `labels`.", "--labels")]
+Skip = Annotated[int, option("N", "Leave out the first so many images.", "--skip", least=0)]
+Limit = Annotated[int | None, option("N", "Use at most so many images.", "--limit", least=1)]
+Threads = Annotated[int, option("N", "Worker threads; images are split over them.", "--threads", least=1, most=256)]
+Kernels = Annotated[
+    str | None,
+    option("CHOICE", "auto, reference, multiplexer, bit_serial [default: $BNHW_KERNELS or auto].", "--kernels"),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+
+
+def numbers(name: str, text: str) -> tuple[float, ...]:
+    """Numbers between commas; `name` is the option's in the error."""
+    try:
+        return tuple(float(number) for number in text.split(","))
+    except ValueError:
+        raise BadInput(
+            f"{name} is {text!r}; numbers separated by commas are expected, such as 125.3,123.0,113.9"
+        ) from None
+
+
+def kernel_choice(kernels: str | None) -> str:
+    """The kernels that are asked for, by option or environment."""
+    from bnhw.kernels.select import default_choice
+
+    try:
+        return kernels or default_choice()
+    except ValueError as error:
+        raise BadInput(str(error)) from error
+
+
+def kernels_to_verify(kernels: str | None) -> str:
+    """The kernels to compare with the reference; not itself."""
+    from bnhw.kernels.select import KERNEL_CHOICES, KERNELS_VARIABLE
+
+    choice = kernel_choice(kernels)
+    if choice == "reference":
+        origin = f"--kernels {choice}" if kernels else f"{KERNELS_VARIABLE}={choice}"
+        others = ", ".join(other for other in KERNEL_CHOICES if other != choice)
+        raise BadInput(f"{origin}: it would compare the reference with itself; choose one of {others} with --kernels")
+    return choice
+
+
+def load_images(program: Any, path: Path, labels: Path | None, skip: int, limit: int | None) -> Any:
+    """Images, with labels that the program's classes allow."""
+    from bnhw.images import read_images, read_labels
+
+    images = read_images(path)
+    if labels is not None:
+        images = images.with_labels(read_labels(labels, len(images.pixels)))
+    if skip >= len(images.pixels):
+        raise BadInput(f"{path}: --skip {skip} leaves none of its {len(images.pixels)} images")
+    classes = program.tensor[program.output].shape[2]
+    if images.labels is not None and not 0 <= images.labels.min() <= images.labels.max() < classes:
+        raise BadInput(
+            f"{labels or path}: labels are {images.labels.min()} to {images.labels.max()}; the program has the classes "
+            f"0 to {classes - 1}"
+        )
+    return images.part(skip, limit)
