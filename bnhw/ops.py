@@ -14,6 +14,7 @@ import numpy as np
 
 from bnhw.dtypes import Array, Quantisation
 from bnhw.graph import Attributes, Shape
+from bnhw.options import DEFAULT_REQUANTISATION, Requantisation
 
 Pair = tuple[int, int]
 Pads = tuple[int, int, int, int]
@@ -152,12 +153,18 @@ class QuantisePoint(Attributes):
     group: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Quantise(Attributes):
-    """Round half up to the nearest code and back; saturates."""
+    """Round half up to the nearest code and back; saturates.
+
+    requantisation: how the step that makes these codes is to be built. centre: the real value of each channel,
+    float64 (channels,), at which a step that cannot hold its ratio exactly is exact nevertheless; None for 0.
+    """
 
     role: Role
     quantisation: Quantisation
+    requantisation: Requantisation = DEFAULT_REQUANTISATION
+    centre: Array | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

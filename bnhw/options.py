@@ -14,6 +14,7 @@ class RequantiseMode(Enum):
     SHIFT = "shift"
     CSD = "csd"
     MULTIPLY = "multiply"
+    THRESHOLD = "threshold"
 
 
 DEFAULT_MULTIPLIER_BITS = 16
@@ -25,7 +26,7 @@ PARAMETERS: dict[RequantiseMode, tuple[int, int, int]] = {
 }
 """Modes with a number behind a colon: its least, its largest, and what it is when not given."""
 
-ALLOWED_MODES = "shift, csd:N with N of 1..4 signed digits, or multiply:M with M of 2..24 bits"
+ALLOWED_MODES = "shift, csd:N with N of 1..4 signed digits, multiply:M with M of 2..24 bits, or threshold"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +58,9 @@ class Requantisation:
 
     def __str__(self) -> str:
         return f"{self.mode.value}:{self.number}" if self.mode in PARAMETERS else self.mode.value
+
+
+DEFAULT_REQUANTISATION = Requantisation(mode=RequantiseMode.MULTIPLY, number=DEFAULT_MULTIPLIER_BITS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -101,6 +101,21 @@ class Requantise(Instruction):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Threshold(Instruction):
+    """output = low + the number of thresholds t with acc >= t, or with acc <= t where the channel falls.
+
+    `thresholds` names a constant of signed integers (classes, channels or 1, levels), ascending along the levels.
+    `falling` names an int8 constant (channels or 1,), 1 where a channel falls, or is empty where none does.
+    `position_classes` is that of `Requantise`.
+    """
+
+    thresholds: str
+    falling: str
+    position_classes: str
+    low: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AddSaturating(Instruction):
     """output = clamp(a + b, low, high): a residual addition of codes with one scale and zero point 0."""
 
@@ -146,6 +161,7 @@ INSTRUCTIONS: Mapping[str, type[Instruction]] = {
         LookUp,
         Convolve,
         Requantise,
+        Threshold,
         AddSaturating,
         PoolSum,
         PoolMaximum,

@@ -49,6 +49,8 @@ def find_constants(ratio: Array, offset: Array, requantisation: Requantisation) 
             multiplier, shift = _signed_digit_sums(ratio, requantisation.number)
         case RequantiseMode.MULTIPLY:
             multiplier, shift = _multipliers(ratio, requantisation.number)
+        case RequantiseMode.THRESHOLD:
+            raise NotImplementedError
     multiplier, shift = _reduced(multiplier, shift)
     added = np.floor(offset * np.exp2(shift))  # not rounded: acc M is whole, so what is less than 1 never counts
     if (np.abs(added) >= MAX_SUM).any():
