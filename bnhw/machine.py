@@ -31,6 +31,7 @@ from bnhw.program import (
     Requantise,
     SumGlobal,
     Tensor,
+    Threshold,
 )
 
 CHUNK_BYTES = 64 << 20
@@ -122,6 +123,8 @@ class Machine:
                 return self.convolutions[instruction.output](inputs[0]), 0
             case Requantise():
                 return self._requantise(instruction, inputs[0]), 0
+            case Threshold():
+                return self._threshold(instruction, inputs[0]), 0
             case LookUp(table=table):
                 return kernels.lookup(inputs[0], program.constants[table]), 0
             case AddSaturating(low=low, high=high):
@@ -144,6 +147,12 @@ class Machine:
         multiplier = constants[instruction.multiplier] if instruction.multiplier else np.ones_like(offset)
         classes = constants[instruction.position_classes] if instruction.position_classes else None
         return self.kernel_set.requantise(acc, multiplier, offset, shift, classes, instruction.low, instruction.high)
+
+    def _threshold(self, instruction: Threshold, acc: Array) -> Array:
+        constants = self.program.constants
+        falling = constants[instruction.falling] if instruction.falling else None
+        classes = constants[instruction.position_classes] if instruction.position_classes else None
+        return self.kernel_set.threshold(acc, constants[instruction.thresholds], falling, classes, instruction.low)
 
     def run(self, images: Array, *, threads: int = 1, progress: Callable[[int], None] | None = None) -> Result:
         """Execute a batch of images.

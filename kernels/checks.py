@@ -94,14 +94,42 @@ def check_requantise(
     check_int32("requantise", lowest_multiplier=int(factors.min()), highest_multiplier=int(factors.max()))
     if places.min() < 0 or places.max() > MAX_SHIFT:
         raise ValueError(f"requantise: shifts {places.min()}..{places.max()}, expected 0..{MAX_SHIFT}")
+    return factors, addends, places, check_classes("requantise", shape, classes, divisors)
+
+
+def check_threshold(
+    shape: tuple[int, ...],
+    thresholds: npt.ArrayLike,
+    falling: npt.ArrayLike | None,
+    classes: npt.ArrayLike | None,
+    low: int,
+) -> tuple[Int64Array, npt.NDArray[np.bool_], Int64Array]:
+    """Thresholds as int64 (D, C, levels), whether each channel falls, and the divisor class of each pixel, flat."""
+    table = np.asarray(thresholds, np.int64)
+    channels = shape[3]
+    if table.ndim != 3 or table.shape[1] not in {1, channels} or not table.size:
+        raise ValueError(f"threshold: thresholds {table.shape}, expected (classes, {channels} or 1, levels)")
+    if (table[..., 1:] < table[..., :-1]).any():
+        raise ValueError("threshold: thresholds of a channel descend, expected them in ascending order")
+    check_int32("threshold", lowest_code=low, highest_code=low + table.shape[2])
+    falls = np.zeros(1, np.bool_) if falling is None else np.asarray(falling).astype(np.bool_)
+    if falls.shape not in {(1,), (channels,)}:
+        raise ValueError(f"threshold: falling channels {falls.shape}, expected ({channels} or 1,)")
+    rows = check_classes("threshold", shape, classes, len(table))
+    wide = np.broadcast_to(table, (len(table), channels, table.shape[2]))
+    return wide, np.broadcast_to(falls, (channels,)), rows
+
+
+def check_classes(operation: str, shape: tuple[int, ...], classes: npt.ArrayLike | None, divisors: int) -> Int64Array:
+    """The divisor class of each pixel, flat; one class 0 where there is no map."""
     if classes is None:
         if divisors != 1:
-            raise ValueError(f"requantise: {divisors} divisor classes but no class per pixel; pass `classes`")
-        return factors, addends, places, np.zeros(1, np.int64)
+            raise ValueError(f"{operation}: {divisors} divisor classes but no class per pixel; pass `classes`")
+        return np.zeros(1, np.int64)
     rows = np.ascontiguousarray(classes, np.int64)
     if rows.shape != shape[1:3] or rows.min() < 0 or rows.max() >= divisors:
-        raise ValueError(f"requantise: classes {rows.shape}, expected {shape[1:3]} of 0..{divisors - 1}")
-    return factors, addends, places, rows.reshape(-1)
+        raise ValueError(f"{operation}: classes {rows.shape}, expected {shape[1:3]} of 0..{divisors - 1}")
+    return rows.reshape(-1)
 
 
 def check_no_code_outside(kernel: str, outside: int, coding: Coding) -> None:

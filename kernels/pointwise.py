@@ -54,6 +54,41 @@ def requantise_pixels(
         requantise_row(acc[pixel], multiplier[row], offset[row], shift[row], low, high, out[pixel])
 
 
+@inline
+def halve_interval(acc: Array32, flip: Array32, table: Array32, levels: int, step: int, passed: Array32) -> None:
+    """One step of a binary search in all channels of a pixel at once: LLVM makes gathers and selects of it."""
+    for channel in range(passed.size):
+        middle = channel * levels + passed[channel] + step - 1
+        passed[channel] += step if (acc[channel] ^ flip[channel]) > table[middle] else 0
+
+
+@inline
+def add_base(base: Array32, out: Array32) -> None:
+    """Codes of one pixel from how many limits it has passed."""
+    for channel in range(out.size):
+        out[channel] += base[channel]
+
+
+@entry(PIXELS, PIXELS, tensor_in(int32, 3), tensor_in(int32, 1), tensor_in(int64, 1), tensor_out(int32, 2))
+def threshold_pixels(
+    acc: Array32, base: Array32, limits: Array32, flip: Array32, classes: Array64, out: Array32
+) -> None:
+    """`base` + how many limits `acc ^ flip` exceeds, (pixels, C); `classes` as in `requantise_pixels`.
+
+    base: (D, C). limits: (D, C, 2^k - 1), ascending. flip: (C,), 0 or -1.
+    """
+    levels = limits.shape[2]
+    for pixel in range(acc.shape[0]):
+        row = classes[pixel % classes.size]
+        table = limits[row].reshape(-1)
+        out[pixel] = 0
+        step = np.int32((levels + 1) // 2)
+        while step > 0:
+            halve_interval(acc[pixel], flip, table, levels, step, out[pixel])
+            step //= 2
+        add_base(base[row], out[pixel])
+
+
 @entry(PIXELS, PIXELS, tensor_out(int32, 2))
 def lookup_pixels(codes: Array32, table: Array32, out: Array32) -> int:
     """Look every code up; returns the number of codes outside the table, which read its first entry."""

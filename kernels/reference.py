@@ -17,6 +17,7 @@ from bnhw.kernels.checks import (
     check_range,
     check_requantise,
     check_same_shape,
+    check_threshold,
 )
 from bnhw.kernels.types import Coding, Geometry, IntArray
 
@@ -70,6 +71,27 @@ def requantise(
     factor, addend, places = (table[per_pixel] for table in constants)
     quantised: Int64Array = np.clip((acc.astype(np.int64) * factor + addend) >> places, low, high)
     return quantised
+
+
+def threshold(
+    acc: IntArray,
+    thresholds: npt.ArrayLike,
+    falling: npt.ArrayLike | None,
+    classes: npt.ArrayLike | None,
+    low: int,
+) -> Int64Array:
+    """`low` + the number of thresholds t with `acc >= t`, or with `acc <= t` in a falling channel.
+
+    thresholds: (D, C, levels) or (D, 1, levels), ascending along the levels, one row per divisor class. falling:
+    (C,) or (1,), not 0 where a channel falls; None means nowhere. classes: as in `requantise`.
+    """
+    table, falls, rows = check_threshold(acc.shape, thresholds, falling, classes, low)
+    per_pixel = rows.reshape(1, 1) if classes is None else rows.reshape(acc.shape[1:3])
+    codes = np.full(acc.shape, low, np.int64)
+    for level in range(table.shape[2]):
+        limits = table[..., level][per_pixel]
+        codes += np.where(falls, acc <= limits, acc >= limits)
+    return codes
 
 
 def lookup(codes: IntArray, table: npt.ArrayLike) -> Int64Array:

@@ -117,6 +117,7 @@ class KernelSet:
     requantise: Callable[
         [IntArray, npt.ArrayLike, npt.ArrayLike, npt.ArrayLike, npt.ArrayLike | None, int, int], IntArray
     ]
+    threshold: Callable[[IntArray, npt.ArrayLike, npt.ArrayLike | None, npt.ArrayLike | None, int], IntArray]
     lookup: Callable[[IntArray, npt.ArrayLike], IntArray]
     add: Callable[[IntArray, IntArray, int, int], tuple[IntArray, int]]
     sum_pool: Callable[[IntArray, Geometry, int], IntArray]
@@ -178,6 +179,7 @@ def kernel_set(choice: str) -> KernelSet:
         choice=choice,
         prepare_convolution=partial(prepare_convolution, choice=choice),
         requantise=operations.requantise,
+        threshold=operations.threshold,
         lookup=operations.lookup,
         add=operations.add,
         sum_pool=operations.sum_pool,
