@@ -8,12 +8,14 @@ a constant forces more. They are used for calibration and to test that passes ke
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
 from bnhw.dtypes import Array, Quantisation
 from bnhw.graph import Attributes, Shape
+from bnhw.monotone import FUNCTIONS, Function
 from bnhw.options import DEFAULT_REQUANTISATION, Requantisation
 
 Pair = tuple[int, int]
@@ -55,6 +57,7 @@ class Role(Enum):
     """Why a value is quantised."""
 
     INPUT = "input"
+    ARGUMENT = "argument"
     ACTIVATION = "activation"
     RESIDUAL = "residual"
     LOGITS = "logits"
@@ -88,6 +91,25 @@ class Clamp(Attributes):
 
     low: float = -np.inf
     high: float = np.inf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Activation(Attributes):
+    """gain * function(x), rising everywhere; `alpha` is the parameter of some functions. Both are positive."""
+
+    function: Function
+    alpha: float = 1.0
+    gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (0 < self.alpha < np.inf and 0 < self.gain < np.inf):
+            raise ValueError(f"alpha {self.alpha} and gain {self.gain}; positive and finite numbers are expected")
+
+    @property
+    def floor(self) -> float:
+        """A bound that no value goes below."""
+        low, _ = FUNCTIONS[self.function].limits(Fraction(self.alpha))
+        return -np.inf if low is None else self.gain * float(low)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,6 +299,11 @@ def _evaluate_affine(op: Affine, inputs: Sequence[Array]) -> Array:
     return np.asarray(inputs[0] * _per_channel(op.scale) + _per_channel(op.shift))
 
 
+def _evaluate_activation(op: Activation, inputs: Sequence[Array]) -> Array:
+    values = FUNCTIONS[op.function].evaluate(inputs[0], op.alpha)
+    return np.asarray(values * op.gain, dtype=inputs[0].dtype)
+
+
 def _evaluate_channel_pad(op: ChannelPad, inputs: Sequence[Array]) -> Array:
     return np.pad(inputs[0], ((0, 0), (op.before, op.after), (0, 0), (0, 0)))
 
@@ -300,6 +327,7 @@ OPS: Mapping[type[Attributes], OpSpec] = {
     Clamp: OpSpec(
         arity=1, shape=_same_shape, evaluate=lambda op, xs: np.clip(xs[0], op.low, op.high), elementwise=True
     ),
+    Activation: OpSpec(arity=1, shape=_same_shape, evaluate=_evaluate_activation, elementwise=True),
     Sign: OpSpec(
         arity=1,
         shape=_same_shape,

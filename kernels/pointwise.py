@@ -55,7 +55,7 @@ def requantise_pixels(
 
 
 @inline
-def halve_interval(acc: Array32, flip: Array32, table: Array32, levels: int, step: int, passed: Array32) -> None:
+def halve_interval(acc: Array32, flip: Array32, table: Array32, levels: int, step: Any, passed: Array32) -> None:
     """One step of a binary search in all channels of a pixel at once: LLVM makes gathers and selects of it."""
     for channel in range(passed.size):
         middle = channel * levels + passed[channel] + step - 1
