@@ -3,8 +3,9 @@
 import numpy as np
 
 from bnhw.dtypes import Array
+from bnhw.monotone import Function
 from bnhw.onnx_builder import Builder, Imported, OnnxNode, Predicate, Refused, affine, require_finite, scalar
-from bnhw.ops import Add, Clamp, Sign
+from bnhw.ops import Activation, Add, Clamp, Sign
 
 
 def _per_channel(value: Imported, constant: Array) -> Array:
@@ -121,6 +122,58 @@ def convert_minimum(builder: Builder, node: OnnxNode) -> Imported:
     """Min of a value and one constant."""
     value, bound = _bound(builder, node)
     return builder.emit(node, Clamp(high=bound), value)
+
+
+SELU_ALPHA, SELU_GAIN = 1.67326319217681884765625, 1.05070102214813232421875
+"""Defaults of the ONNX operation Selu."""
+
+
+def _activation(builder: Builder, node: OnnxNode, function: Function, *, alpha: float, gain: float = 1.0) -> Imported:
+    """gain * function; with alpha 0 what is left of ELU and leaky ReLU is ReLU."""
+    if alpha == 0 and gain == 1:
+        return builder.emit(node, Clamp(low=0.0), builder.value(node))
+    try:
+        attributes = Activation(function=function, alpha=alpha, gain=gain)
+    except ValueError as error:
+        raise Refused(f"has {error}; a function that rises everywhere can be compiled") from error
+    return builder.emit(node, attributes, builder.value(node))
+
+
+def convert_elu(builder: Builder, node: OnnxNode) -> Imported:
+    """Elu."""
+    return _activation(builder, node, Function.ELU, alpha=float(node.attributes.get("alpha", 1.0)))
+
+
+def convert_selu(builder: Builder, node: OnnxNode) -> Imported:
+    """Selu: the ELU with a gain."""
+    alpha = float(node.attributes.get("alpha", SELU_ALPHA))
+    return _activation(builder, node, Function.ELU, alpha=alpha, gain=float(node.attributes.get("gamma", SELU_GAIN)))
+
+
+def convert_leaky_relu(builder: Builder, node: OnnxNode) -> Imported:
+    """LeakyRelu."""
+    return _activation(builder, node, Function.LEAKY_RELU, alpha=float(node.attributes.get("alpha", 0.01)))
+
+
+def convert_sigmoid(builder: Builder, node: OnnxNode) -> Imported:
+    """Sigmoid."""
+    return _activation(builder, node, Function.SIGMOID, alpha=1.0)
+
+
+def convert_tanh(builder: Builder, node: OnnxNode) -> Imported:
+    """Tanh."""
+    return _activation(builder, node, Function.TANH, alpha=1.0)
+
+
+def convert_softplus(builder: Builder, node: OnnxNode) -> Imported:
+    """Softplus."""
+    return _activation(builder, node, Function.SOFTPLUS, alpha=1.0)
+
+
+def convert_hard_sigmoid(builder: Builder, node: OnnxNode) -> Imported:
+    """HardSigmoid: a scale, a shift and a clamp."""
+    alpha, beta = (float(node.attributes.get(name, default)) for name, default in (("alpha", 0.2), ("beta", 0.5)))
+    return builder.emit(node, Clamp(low=0.0, high=1.0), affine(builder, node, builder.value(node), alpha, beta))
 
 
 def convert_sign(builder: Builder, node: OnnxNode) -> Imported:

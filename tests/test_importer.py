@@ -1,5 +1,7 @@
 """The importer against onnxruntime."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -13,7 +15,19 @@ from onnx import helper, numpy_helper
 from bnhw.dtypes import Array
 from bnhw.graph import Graph
 from bnhw.importer import import_onnx
-from bnhw.ops import Affine, AveragePool, ChannelPad, Clamp, Convolution, Flatten, GlobalAveragePool, Sign, Window
+from bnhw.monotone import Function
+from bnhw.ops import (
+    Activation,
+    Affine,
+    AveragePool,
+    ChannelPad,
+    Clamp,
+    Convolution,
+    Flatten,
+    GlobalAveragePool,
+    Sign,
+    Window,
+)
 from bnhw.verify import check_graph, evaluate_outputs
 
 TOLERANCE = 1e-4
@@ -63,6 +77,33 @@ def test_clip_is_read_in_the_form_of_every_opset(opset: int, bounds: tuple[float
     low, high = bounds
     expected = Clamp(low=-np.inf if low is None else low, high=np.inf if high is None else high)
     assert clamp == expected
+
+
+ACTIVATIONS: tuple[tuple[str, dict[str, Any], Activation | Clamp], ...] = (
+    ("Elu", {}, Activation(function=Function.ELU)),
+    ("Elu", {"alpha": 0.5}, Activation(function=Function.ELU, alpha=0.5)),
+    ("Elu", {"alpha": 0.0}, Clamp(low=0.0)),
+    ("Selu", {}, Activation(function=Function.ELU, alpha=1.67326319217681884765625, gain=1.05070102214813232421875)),
+    ("Selu", {"alpha": 0.5, "gamma": 2.0}, Activation(function=Function.ELU, alpha=0.5, gain=2.0)),
+    ("LeakyRelu", {"alpha": 0.25}, Activation(function=Function.LEAKY_RELU, alpha=0.25)),
+    ("LeakyRelu", {"alpha": 0.0}, Clamp(low=0.0)),
+    ("LeakyRelu", {"alpha": 2.0}, Activation(function=Function.LEAKY_RELU, alpha=2.0)),
+    ("Sigmoid", {}, Activation(function=Function.SIGMOID)),
+    ("Tanh", {}, Activation(function=Function.TANH)),
+    ("Softplus", {}, Activation(function=Function.SOFTPLUS)),
+    ("HardSigmoid", {}, Clamp(low=0.0, high=1.0)),
+    ("HardSigmoid", {"alpha": -0.5, "beta": 0.25}, Clamp(low=0.0, high=1.0)),
+)
+
+
+@pytest.mark.parametrize(("op", "attributes", "expected"), ACTIVATIONS)
+def test_activation_functions_are_those_of_onnx(
+    op: str, attributes: dict[str, Any], expected: Activation | Clamp
+) -> None:
+    builder = ModelBuilder()
+    value = builder.apply(builder.image, op, **attributes)
+    graph = expect_same_as_onnxruntime(flat_head(builder, value), 20 * random_images(builder, 8))
+    assert [n.attributes for n in graph.nodes if isinstance(n.attributes, Activation | Clamp)] == [expected]
 
 
 @pytest.mark.parametrize("opset", OPSETS)

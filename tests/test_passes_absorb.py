@@ -10,7 +10,9 @@ from pass_helpers import PADDED_POOL, RELU, SAME, SHIFTED, convolution, expect_s
 from bnhw.errors import PassFailed
 from bnhw.graph import Attributes
 from bnhw.importer import import_onnx
+from bnhw.monotone import Function
 from bnhw.ops import (
+    Activation,
     Add,
     AveragePool,
     Concatenate,
@@ -24,6 +26,8 @@ from bnhw.ops import (
 )
 from bnhw.passes.absorb import AbsorbFlatten, AbsorbZeroPads
 from bnhw.verify import check_graph
+
+TANH = Activation(function=Function.TANH)
 
 
 def test_absorb_case_1_zero_pad_becomes_padding_of_the_convolution() -> None:
@@ -102,7 +106,9 @@ def test_absorbed_pad_stays_for_no_reader() -> None:
     assert kinds(result) == ["Convolution", "Convolution", "Add"]
 
 
-@pytest.mark.parametrize("between", [(RELU,), (Sign(),), (affine([2] * 6 + [3] * 6, [1] * 6 + [0] * 6), SHIFTED)])
+@pytest.mark.parametrize(
+    "between", [(RELU,), (Sign(),), (TANH,), (affine([2] * 6 + [3] * 6, [1] * 6 + [0] * 6), SHIFTED)]
+)
 def test_absorb_case_4_flatten_moves_down_past_pointwise_nodes(between: tuple[Attributes, ...]) -> None:
     dense = convolution(4, 12, window=Window(kernel=(1, 1)))
     graph = chain(Flatten(), *between, dense, shape=(2, 3, 2))

@@ -11,7 +11,8 @@ from pass_helpers import MULTIPLY, PADDED_POOL, RELU, SHIFTED, binarised, convol
 
 from bnhw.graph import Attributes, Graph
 from bnhw.importer import import_onnx
-from bnhw.ops import Add, Affine, AveragePool, Clamp, Convolution, GlobalAveragePool, MaxPool, Sign
+from bnhw.monotone import Function
+from bnhw.ops import Activation, Add, Affine, AveragePool, Clamp, Convolution, GlobalAveragePool, MaxPool, Sign
 from bnhw.passes.base import run_passes
 from bnhw.passes.fold import FoldConstants
 from bnhw.passes.pipeline import float_passes
@@ -70,7 +71,7 @@ def test_fold_case_4_counted_padding_stops_a_shift_but_not_a_scale() -> None:
     assert kinds(folded(affine([-2, 3], [0, 0]), pool, shape=(2, 5, 5))) == ["AveragePool", "Affine"]
 
 
-@pytest.mark.parametrize("rising", [RELU, Sign(), affine([2, 3], [1, -5])])
+@pytest.mark.parametrize("rising", [RELU, Sign(), Activation(function=Function.TANH), affine([2, 3], [1, -5])])
 def test_fold_case_5_max_pool_comes_behind_rising_functions(rising: Attributes) -> None:
     pool = MaxPool(window=PADDED_POOL)
     result = folded(pool, rising, shape=(2, 5, 5))

@@ -1,14 +1,28 @@
 """Where quantise points stand: the cases of `bnhw.passes.place`, and the function is kept."""
 
 import pytest
-from graph_helpers import affine, same_function
+from graph_helpers import affine, chain, same_function
 from hypothesis import given, settings
 from model_strategies import Model, models
-from pass_helpers import CONV, MULTIPLY, PADDED_POOL, RELU, SAME, convolution, images, kinds, placed, points
+from pass_helpers import (
+    CONV,
+    MULTIPLY,
+    PADDED_POOL,
+    RELU,
+    SAME,
+    convolution,
+    expect_same,
+    images,
+    kinds,
+    placed,
+    points,
+)
 
-from bnhw.graph import Attributes
+from bnhw.graph import Attributes, Graph
 from bnhw.importer import import_onnx
+from bnhw.monotone import Function
 from bnhw.ops import (
+    Activation,
     Add,
     Affine,
     AveragePool,
@@ -168,6 +182,60 @@ def test_place_case_4_second_clamp_or_sign_gets_a_point_in_front(second: Attribu
 def test_place_case_4_pool_with_different_divisors_starts_a_chain() -> None:
     graph = placed(CONV, AveragePool(window=PADDED_POOL), affine([2, 3], [1, 1]), RELU, CONV, shape=(2, 5, 5))
     assert kinds(graph)[1:5] == ["AveragePool", "Affine", "Clamp", "QuantisePoint"]
+
+
+ELU = Activation(function=Function.ELU)
+
+
+def test_place_case_4_an_activation_reads_an_argument_point() -> None:
+    """One for all functions of a value; a convolution of that value has codes of its own."""
+    graph = placed(
+        ("a", CONV, ("image",)),
+        ("elu", ELU, ("a",)),
+        ("tanh", Activation(function=Function.TANH), ("a",)),
+        ("b", CONV, ("elu",)),
+        ("c", CONV, ("tanh",)),
+        ("d", CONV, ("a",)),
+        ("joined", Concatenate(), ("b", "c", "d")),
+        ("e", convolution(2, 6, bits=1), ("joined",)),
+        shape=(2, 4, 4),
+    )
+    assert list(points(graph, Role.ARGUMENT)) == ["a"]
+    assert {"elu", "tanh", "a"} <= set(points(graph, Role.ACTIVATION))
+
+
+def test_place_case_4_a_function_of_the_scaled_image_is_a_table_of_its_own() -> None:
+    graph = placed(affine([2, -3], [0, 1]), ELU, CONV, shape=(2, 4, 4))
+    assert not points(graph, Role.ARGUMENT)
+    assert list(points(graph, Role.INPUT)) == ["n1"]
+    assert points(placed(RELU, ELU, CONV, shape=(2, 4, 4)), Role.ARGUMENT)
+
+
+def by_thresholds(*nodes: Attributes | tuple[str, Attributes, tuple[str, ...]]) -> Graph:
+    graph = chain(*nodes, shape=(2, 4, 4))
+    return expect_same(graph, PlaceQuantisePoints(thresholds=True).run(graph))
+
+
+def test_place_case_4_thresholds_need_no_argument_point_behind_activations() -> None:
+    graph = by_thresholds(CONV, affine([1, -2], [0, 1]), ELU, Clamp(high=1.0), CONV, ELU, MaxPool(window=SAME), CONV)
+    assert not points(graph, Role.ARGUMENT)
+    assert list(points(graph, Role.ACTIVATION)) == ["n3", "n5"]
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        (("sum", Add(), ("elu", "a")), ("last", CONV, ("sum",))),
+        (("clamped", Clamp(high=1.0), ("elu",)), ("sum", Add(), ("clamped", "a")), ("last", CONV, ("sum",))),
+        (("two", Concatenate(), ("elu", "a")), ("last", affine([1] * 4, [2] * 4), ("two",))),
+        (),
+    ],
+)
+def test_place_case_4_finer_codes_than_activations_need_an_argument_point(
+    behind: tuple[tuple[str, Attributes, tuple[str, ...]], ...],
+) -> None:
+    graph = by_thresholds(("a", CONV, ("image",)), ("elu", ELU, ("a",)), *behind)
+    assert len(points(graph, Role.ARGUMENT)) == 1
 
 
 @pytest.mark.parametrize("tail", [(), (affine([2, 2], [0, 0]),)])

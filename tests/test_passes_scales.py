@@ -12,7 +12,9 @@ from bnhw.dtypes import IntegerType, Quantisation
 from bnhw.errors import PassFailed
 from bnhw.graph import Attributes
 from bnhw.importer import import_onnx
+from bnhw.monotone import Function
 from bnhw.ops import (
+    Activation,
     Add,
     Affine,
     AveragePool,
@@ -27,7 +29,7 @@ from bnhw.ops import (
     Sign,
     Window,
 )
-from bnhw.options import CompileOptions
+from bnhw.options import DEFAULT_REQUANTISATION, CompileOptions, RequantiseMode
 from bnhw.passes.calibrate import Range
 from bnhw.passes.pipeline import quantise_graph
 from bnhw.passes.scales import LOGIT_BITS, ChooseScales
@@ -222,3 +224,32 @@ def test_noise_around_a_number_of_the_grid_does_not_change_a_scale(number: float
         for n in (number, number * (1 + 2e-7), number * (1 - 2e-7))
     }
     assert found == {number / 255}
+
+
+def test_scales_case_6_arguments_are_places_in_a_table() -> None:
+    nodes = (CONV, affine([0.1, -0.3], [0, 1]), Activation(function=Function.ELU), CONV)
+    coding = quantised(*nodes)["n1"]
+    assert coding.dtype == uint(12)
+    assert 0 < coding.zero_point < 4095
+    seen = [value for name, value in evaluate(chain(*nodes, shape=(2, 4, 4)), images(2, 4, 4)) if name == "n1"]
+    least, most = (coding.scale * (code - coding.zero_point) for code in (-0.5, 4095.5))
+    assert least <= seen[0].min() <= seen[0].max() <= most
+
+
+@pytest.mark.parametrize(
+    ("function", "floor"), [(Function.ELU, -0.5), (Function.SIGMOID, 0), (Function.SOFTPLUS, 0), (Function.TANH, -1)]
+)
+def test_a_function_with_a_lower_limit_has_unsigned_codes(function: Function, floor: float) -> None:
+    coding = quantised(CONV, affine([5, -5], [0, 1]), Activation(function=function, alpha=0.5), CONV)["n2"]
+    assert coding.dtype == uint(8)
+    assert coding.scale * -coding.zero_point == pytest.approx(floor)
+    leaky = quantised(CONV, affine([5, -5], [0, 1]), Activation(function=Function.LEAKY_RELU), CONV)["n2"]
+    assert leaky.dtype.signed
+
+
+def test_thresholds_are_for_activations_alone() -> None:
+    nodes = (CONV, RELU, CONV, affine([1, 2], [0, 1]))
+    result = quantise_graph(chain(*nodes, shape=(2, 4, 4)), CompileOptions(requantise="threshold"), images(2, 4, 4))
+    modes = {n.attributes.role: n.attributes.requantisation for n in result.nodes if isinstance(n.attributes, Quantise)}
+    assert modes[Role.ACTIVATION].mode is RequantiseMode.THRESHOLD
+    assert modes[Role.LOGITS] == DEFAULT_REQUANTISATION

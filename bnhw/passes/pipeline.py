@@ -7,7 +7,7 @@ import numpy as np
 from bnhw.dtypes import Array
 from bnhw.graph import Graph, Node, rename_inputs, unique_name
 from bnhw.ops import Affine, freeze
-from bnhw.options import CompileOptions
+from bnhw.options import CompileOptions, RequantiseMode
 from bnhw.passes.absorb import AbsorbFlatten, AbsorbZeroPads
 from bnhw.passes.base import Pass, run_passes
 from bnhw.passes.calibrate import observe_ranges
@@ -19,12 +19,13 @@ from bnhw.passes.weight_scales import ExtractWeightScales
 
 def float_passes(options: CompileOptions) -> tuple[Pass, ...]:
     """Everything that needs no images; `bnhw check` runs just this."""
+    thresholds = options.requantisation.mode is RequantiseMode.THRESHOLD
     return (
         AbsorbZeroPads(),  # first: a pad in front of a convolution hides it from every later pattern
         AbsorbFlatten(),  # before the weights change type: a dense layer becomes an image-sized kernel
         ExtractWeightScales(weight_bits=options.weight_bits),  # makes the scales that the next pass folds
         FoldConstants(),  # before the points: what is folded needs no codes
-        PlaceQuantisePoints(),  # last: it fixes where integers are, so no constant may move after it
+        PlaceQuantisePoints(thresholds=thresholds),  # last: no constant may move after it
     )
 
 

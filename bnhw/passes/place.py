@@ -2,7 +2,7 @@
 
 A value is *exact* when integers hold it without rounding (a convolution of codes, a sum of codes), *coded* behind
 a QuantisePoint, and *pointwise* when it is an exact or coded value changed channel by channel (Affine, Clamp,
-Sign, an average whose divisor differs at the border). Cases:
+Sign, Activation, an average whose divisor differs at the border). Cases:
 1. Operands of a residual Add get RESIDUAL points; all Adds that share an operand or feed each other, also through
    zero-channel padding and max pooling, form one group with one scale. Everything else that reads such a value reads
    its codes.
@@ -11,7 +11,9 @@ Sign, an average whose divisor differs at the border). Cases:
 3. Inputs of pools get ACTIVATION points if they are pointwise, so a pool of a scaled value rounds it first.
    Concatenated values share a group: ACTIVATION codes where convolutions alone read them, else RESIDUAL codes, because
    a batch norm behind them may enlarge what is small.
-4. A pointwise chain is Affine, then Clamp or Sign; whatever is longer gets an ACTIVATION point in between.
+4. A pointwise chain is Affine, then Sign, or Activation and Clamp; whatever is longer gets an ACTIVATION point in
+   between. In front of an Activation stands an ARGUMENT point, whose codes a table turns into codes of the result; but
+   not where `thresholds` express the function, which they do behind ACTIVATION points, and not behind the image.
 5. The output gets a LOGITS point unless it is exact up to one factor for all classes, which becomes the scale of
    the logits and costs nothing.
 """
@@ -22,6 +24,7 @@ from enum import Enum
 
 from bnhw.graph import Graph, Node, Shape, rename_inputs, unique_name
 from bnhw.ops import (
+    Activation,
     Add,
     Affine,
     AveragePool,
@@ -45,17 +48,20 @@ class State(Enum):
     EXACT = 1
     DIVIDED = 2
     SCALED = 3
-    CLAMPED = 4
-    BIPOLAR = 5
+    ACTIVATED = 4
+    CLAMPED = 5
+    BIPOLAR = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlaceQuantisePoints:
-    """See the module's list of cases."""
+    """See the module's list of cases. thresholds: whether requantise steps to activations can hold any function."""
+
+    thresholds: bool = False
 
     def run(self, graph: Graph) -> Graph:
         """The graph with points, and every reader of codes reading them."""
-        placer = _Placer(_place_residual_points(graph))
+        placer = _Placer(_place_residual_points(graph), thresholds=self.thresholds)
         for node in placer.source.nodes:
             placer.visit(node)
         placer.finish_output()
@@ -118,8 +124,9 @@ def _residual_groups(graph: Graph) -> Mapping[str, int]:
 class _Placer:
     """Walks the graph once; `state` of every value so far, `nodes` of the result."""
 
-    def __init__(self, source: Graph) -> None:
+    def __init__(self, source: Graph, *, thresholds: bool) -> None:
         self.source = source
+        self.thresholds = thresholds
         self.shapes: Mapping[str, Shape] = check_graph(source)
         self.nodes: list[Node] = []
         self.outputs = list(source.outputs)
@@ -127,6 +134,7 @@ class _Placer:
         self.roles: dict[str, Role] = {}
         self.from_image: set[str] = {value.name for value in source.inputs}
         self.points: dict[tuple[str, int | None], str] = {}
+        self.arguments: dict[str, str] = {}
         existing = [n.attributes.group for n in source.nodes if isinstance(n.attributes, QuantisePoint)]
         self.next_group = max(existing, default=-1) + 1
 
@@ -145,9 +153,15 @@ class _Placer:
             case Affine():
                 state = State.SCALED
                 node = self.extend_chain(node, State.DIVIDED)
-            case Clamp() | Sign():
-                state = State.BIPOLAR if isinstance(node.attributes, Sign) else State.CLAMPED
+            case Sign():
+                state = State.BIPOLAR
                 node = self.extend_chain(node, State.SCALED)
+            case Activation():
+                state = State.ACTIVATED
+                node = self.extend_chain(self.with_argument(node), State.SCALED)
+            case Clamp():
+                state = State.CLAMPED
+                node = self.extend_chain(node, State.ACTIVATED)
             case QuantisePoint(role=role):
                 node = self.extend_chain(node, State.CLAMPED)
                 state = State.CODED
@@ -194,6 +208,29 @@ class _Placer:
             return node
         return replace(node, inputs=(self.codes(source),))
 
+    def with_argument(self, node: Node) -> Node:
+        """An Activation behind its ARGUMENT point, if it needs one (case 4)."""
+        value = node.inputs[0]
+        base = value
+        while (producer := self.source.producers.get(base)) and isinstance(producer.attributes, Affine):
+            base = producer.inputs[0]
+        is_image = base == self.source.inputs[0].name
+        if is_image or (self.thresholds and not self.is_read_finely(node.output)):
+            return node
+        if value not in self.arguments:
+            self.arguments[value] = self.insert(value, Role.ARGUMENT, self.new_group())
+        return replace(node, inputs=(self.arguments[value],))
+
+    def is_read_finely(self, value: str) -> bool:
+        """Whether points other than ACTIVATION read a value or its clamp."""
+        readers = self.source.consumers.get(value, ())
+        return value in self.source.outputs or any(
+            isinstance(reader.attributes, QuantisePoint)
+            or (isinstance(reader.attributes, Concatenate) and self.role_of_joined(reader) is Role.RESIDUAL)
+            or (isinstance(reader.attributes, Clamp) and self.is_read_finely(reader.output))
+            for reader in readers
+        )
+
     def activation_codes(self, value: str) -> str:
         """Codes of activation width for a convolution (case 2)."""
         is_image = value == self.source.inputs[0].name
@@ -209,12 +246,12 @@ class _Placer:
 
     def codes(self, value: str, *, group: int | None = None, role: Role | None = None) -> str:
         """The point behind `value`; made if there is none yet."""
-        if (value, group) in self.points:
-            return self.points[value, group]
-        role = role or (Role.INPUT if value in self.from_image else Role.ACTIVATION)
-        return self.insert(value, role, self.new_group() if group is None else group, key=group)
+        if (value, group) not in self.points:
+            role = role or (Role.INPUT if value in self.from_image else Role.ACTIVATION)
+            self.points[value, group] = self.insert(value, role, self.new_group() if group is None else group)
+        return self.points[value, group]
 
-    def insert(self, value: str, role: Role, group: int, *, key: int | None = None) -> str:
+    def insert(self, value: str, role: Role, group: int) -> str:
         """Append a point that reads `value`; returns its name."""
         name = unique_name(f"{value}/{role.value}", (*self.states, *(n.output for n in self.source.nodes)))
         producer = self.source.producers.get(value)
@@ -229,7 +266,6 @@ class _Placer:
         )
         self.states[name] = State.CODED
         self.roles[name] = role
-        self.points[value, key] = name
         return name
 
     def new_group(self) -> int:

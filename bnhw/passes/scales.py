@@ -8,6 +8,7 @@ Cases, by what stands before the point:
    that code 0 is the floor and the clamp costs nothing; but case 5 where that is finer, because the floor lies far
    below what is seen.
 5. Anything else: signed, symmetric, zero point 0.
+6. ARGUMENT: unsigned of ARGUMENT_BITS, because its codes are places in a table; the zero point is where 0 falls.
 Where a power-of-two ratio to the integer behind the point is wanted (mode `shift`; logits that differ by one
 factor and a bias), the scale is the smallest such multiple that holds the range. No scale is so fine that the ratio
 would not fit the multipliers.
@@ -23,6 +24,7 @@ from bnhw.dtypes import IntegerType, Quantisation
 from bnhw.errors import PassFailed
 from bnhw.graph import Graph, Node, Shape
 from bnhw.ops import (
+    Activation,
     Add,
     Affine,
     AveragePool,
@@ -38,7 +40,7 @@ from bnhw.ops import (
     Sign,
     pool_divisors,
 )
-from bnhw.options import CompileOptions, RequantiseMode
+from bnhw.options import DEFAULT_REQUANTISATION, CompileOptions, Requantisation, RequantiseMode
 from bnhw.passes.calibrate import Range, Ranges
 from bnhw.verify import check_graph
 
@@ -47,6 +49,9 @@ RESIDUAL_HEADROOM = 1.25
 
 SHIFT_RATIO_BITS = 14
 """Finer than 2^-14 of the integer before it is no code in mode `shift`; 2^24 is what shifts can hold."""
+
+ARGUMENT_BITS = 12
+"""The largest table that a function of a code may have."""
 
 LOGIT_BITS = 24
 LOGIT_HEADROOM = 4.0
@@ -87,11 +92,21 @@ class ChooseScales:
                     least = finest.get(group, reachable[group])
                     chosen[group] = self.quantisation(graph, node, steps[value], least, floors[group])
                 _require_one_kind(graph, node, chosen[point.group])
-                node = replace(node, attributes=Quantise(role=point.role, quantisation=chosen[point.group]))
+                attributes = Quantise(
+                    role=point.role, quantisation=chosen[point.group], requantisation=self.requantisation(point.role)
+                )
+                node = replace(node, attributes=attributes)
             steps[node.output] = _step(node, steps, shapes)
             units[node.output] = _largest_unit(node, units, shapes)
             nodes.append(node)
         return nodes, reachable
+
+    def requantisation(self, role: Role) -> Requantisation:
+        """Thresholds for activations alone: wider codes would need too many."""
+        chosen = self.options.requantisation
+        if chosen.mode is RequantiseMode.THRESHOLD and role is not Role.ACTIVATION:
+            return DEFAULT_REQUANTISATION
+        return chosen
 
     @property
     def largest_ratio(self) -> float:
@@ -115,6 +130,8 @@ class ChooseScales:
         match point.role:
             case Role.RESIDUAL:
                 return self.symmetric(self.options.residual_bits, seen, RESIDUAL_HEADROOM, step, finest)
+            case Role.ARGUMENT:
+                return _argument(seen, finest)
             case Role.LOGITS:
                 return _logits(seen, step, finest, biased=not _has_one_shift(source))
             case Role.INPUT:
@@ -167,6 +184,8 @@ def _floors(graph: Graph) -> Mapping[int, float]:
         match node.attributes:
             case Clamp(low=low, high=high):
                 floor = min(max(floor, low), high)
+            case Activation() as activation:
+                floor = activation.floor
             case Affine(scale=scale, shift=shift):
                 floor = floor if floor == 0 and (scale >= 0).all() and (shift >= 0).all() else -math.inf
             case ChannelPad() | AveragePool():
@@ -207,6 +226,13 @@ def _snap(scale: float, step: float, *, least_exponent: float) -> float:
     tolerance = 1e-9  # a ratio that is a power of two but for float rounding stays one
     exponent = max(math.ceil(math.log2(scale / step) - tolerance), least_exponent)
     return float(step * 2.0**exponent)
+
+
+def _argument(seen: Range, finest: float) -> Quantisation:
+    dtype = IntegerType(bits=ARGUMENT_BITS, signed=False)
+    low, high = min(seen.low, 0.0), max(seen.high, 0.0)
+    scale = max(_positive(high - low) / dtype.high, finest)
+    return Quantisation(dtype=dtype, scale=scale, zero_point=min(round(-low / scale), dtype.high))
 
 
 def _logits(seen: Range, step: float | None, finest: float, *, biased: bool) -> Quantisation:
