@@ -26,6 +26,7 @@ from bnhw.program import (
     Requantise,
     SumGlobal,
     Tensor,
+    Threshold,
 )
 
 
@@ -114,6 +115,8 @@ def _count(program: Program, instruction: Instruction) -> Counts:
             return _count_convolve(program, instruction, source, result)
         case Requantise():
             return _count_requantise(program, instruction, source, result)
+        case Threshold():
+            return _count_threshold(program, instruction, source, result)
         case LookUp(table=table):
             entries = program.constants[table].size
             return Counts(
@@ -203,8 +206,7 @@ def _count_requantise(program: Program, requantise: Requantise, source: Tensor, 
     ]
     width = IntegerType.containing(min(extremes), max(extremes)).bits
     constant_bits = offset.size * _signed_bits(offset) + shift.size * int(shift.max()).bit_length()
-    if requantise.position_classes:
-        constant_bits += program.constants[requantise.position_classes].size * (len(offset) - 1).bit_length()
+    constant_bits += _class_bits(program, requantise.position_classes, len(offset))
     if result.bipolar and not shift.any() and (np.abs(multiplier) == 1).all():
         falling = multiplier.size if (multiplier < 0).any() else 0
         compare = Action(kind=ActionKind.COMPARE, widths=(source.dtype.bits,))
@@ -230,3 +232,21 @@ def _count_requantise(program: Program, requantise: Requantise, source: Tensor, 
     actions[Action(kind=ActionKind.SHIFT, widths=(width,))] += shifters * result.size
     actions[Action(kind=ActionKind.COMPARE, widths=(width,))] += 2 * result.size
     return Counts(actions={action: n for action, n in actions.items() if n}, constant_bits=constant_bits)
+
+
+def _count_threshold(program: Program, threshold: Threshold, source: Tensor, result: Tensor) -> Counts:
+    """One comparator a level, all at once, for each number; how many agree is read off their outputs.
+
+    A channel's slope is one more bit where some channels fall. A map of position classes counts as constants.
+    """
+    table = program.constants[threshold.thresholds]
+    constant_bits = table.size * _signed_bits(table)
+    constant_bits += program.constants[threshold.falling].size if threshold.falling else 0
+    constant_bits += _class_bits(program, threshold.position_classes, len(table))
+    compare = Action(kind=ActionKind.COMPARE, widths=(source.dtype.bits,))
+    return Counts(actions={compare: table.shape[2] * result.size}, constant_bits=constant_bits)
+
+
+def _class_bits(program: Program, position_classes: str, rows: int) -> int:
+    """Bits of a map of position classes."""
+    return program.constants[position_classes].size * (rows - 1).bit_length() if position_classes else 0

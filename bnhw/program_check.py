@@ -26,6 +26,7 @@ from bnhw.program import (
     Requantise,
     SumGlobal,
     Tensor,
+    Threshold,
 )
 from bnhw.requantise_constants import MAX_SUM, count_signed_digits
 
@@ -34,6 +35,11 @@ MAX_ELEMENTS = 1 << 28
 
 MAX_WINDOW = 1 << 12
 """No kernel, stride or pad is larger."""
+
+THRESHOLD_BITS = 33
+"""Signed bits of a threshold: those of any accumulator, and one number beyond each end."""
+
+THRESHOLD_LIMIT = 1 << (THRESHOLD_BITS - 1)
 
 Range: TypeAlias = tuple[int, int]
 """The smallest and the largest integer that a tensor can hold."""
@@ -138,6 +144,9 @@ def _constant_names(instruction: Instruction) -> list[str]:
         case Requantise():
             names = (instruction.multiplier, instruction.position_classes)
             return [instruction.offset, instruction.shift, *(name for name in names if name)]
+        case Threshold():
+            names = (instruction.falling, instruction.position_classes)
+            return [instruction.thresholds, *(name for name in names if name)]
         case _:
             return []
 
@@ -150,6 +159,8 @@ def _own_problems(program: Program, instruction: Instruction, inputs: Sequence[T
             return _convolve_problems(program, instruction, inputs[0])
         case Requantise():
             return _requantise_problems(program, instruction, inputs[0], result)
+        case Threshold():
+            return _threshold_problems(program, instruction, inputs[0], result)
         case AddSaturating():
             return _add_problems(instruction, inputs, result)
         case PoolSum(window=window):
@@ -253,14 +264,40 @@ def _requantise_problems(program: Program, instruction: Requantise, source: Tens
         return ["is in mode shift with multipliers that are no powers of two"]
     if instruction.mode is RequantiseMode.CSD and int(count_signed_digits(multiplier).max()) > instruction.digits:
         return [f"has multipliers of more than {instruction.digits} signed digits"]
-    classes = program.constants[instruction.position_classes] if instruction.position_classes else None
-    if classes is None and offset.shape[0] != 1:
-        return [f"has {offset.shape[0]} rows of constants and no position classes"]
-    if classes is not None and (
-        classes.shape != source.shape[:2] or classes.dtype.kind not in "iu" or not _within(classes, offset.shape[0])
-    ):
+    problems = _class_problems(program, instruction.position_classes, len(offset), source)
+    return problems or _bound_problems(instruction.low, instruction.high, result)
+
+
+def _class_problems(program: Program, name: str, rows: int, source: Tensor) -> list[str]:
+    """Problems of a map of position classes, or of its absence, for constants of so many rows."""
+    if not name:
+        return [f"has {rows} rows of constants and no position classes"] if rows != 1 else []
+    classes = program.constants[name]
+    if classes.shape != source.shape[:2] or classes.dtype.kind not in "iu" or not _within(classes, rows):
         return ["its position classes do not fit"]
-    return _bound_problems(instruction.low, instruction.high, result)
+    return []
+
+
+def _threshold_problems(program: Program, instruction: Threshold, source: Tensor, result: Tensor) -> list[str]:
+    table = program.constants[instruction.thresholds]
+    if table.dtype.kind != "i" or table.ndim != 3 or not table.size or table.shape[1] not in (1, source.shape[2]):
+        return [f"its thresholds {table.dtype}{table.shape} are not signed integers (classes, channels or 1, levels)"]
+    if table.min() < -THRESHOLD_LIMIT or table.max() >= THRESHOLD_LIMIT:
+        return [f"its thresholds {table.min()} to {table.max()} do not fit {THRESHOLD_BITS} bits"]
+    if (table[..., 1:] < table[..., :-1]).any():
+        return ["its thresholds do not ascend"]
+    if instruction.falling:
+        falling = program.constants[instruction.falling]
+        if falling.dtype != np.int8 or falling.shape not in ((1,), source.shape[2:]) or not _within(falling, 2):
+            return [f"its falling channels {falling.dtype}{falling.shape} are not 0 or 1 for one or all channels"]
+    problems = _class_problems(program, instruction.position_classes, len(table), source)
+    return problems or _code_problems(instruction.low, instruction.low + table.shape[2], result)
+
+
+def _code_problems(low: int, high: int, result: Tensor) -> list[str]:
+    if not result.dtype.low <= low <= high <= result.dtype.high:
+        return [f"gives {low} to {high}, its result is {result.dtype}"]
+    return []
 
 
 def _sum_problems(program: Program, requantise: Requantise, span: Range) -> list[str]:
@@ -320,6 +357,8 @@ def _result_range(
             return _sum_range(program, instruction, (-1, 1) if inputs[0].bipolar else (below, above))
         case Requantise() | AddSaturating():
             return instruction.low, instruction.high
+        case Threshold(thresholds=thresholds):
+            return instruction.low, instruction.low + program.constants[thresholds].shape[2]
         case PoolSum(window=window):
             taps = window.kernel[0] * window.kernel[1]
             return below * taps, above * taps

@@ -2,8 +2,8 @@
 
 Everything follows from the order of the instructions; nothing is stored in a program for it. Rules:
 1. A result whose readers stand right behind it in one unbroken run, each an element-by-element step (requantise,
-   saturating addition) or a global sum, is *streamed*: its numbers are consumed as they are made, never stored.
-   So are the accumulators of a convolution, and the branch of a residual block on its way into the addition.
+   threshold, saturating addition) or a global sum, is *streamed*: its numbers are consumed as they are made, never
+   stored. So are the accumulators of a convolution, and the branch of a residual block on its way into the addition.
 2. An instruction whose result is streamed is finished when its last reader is, so its operands live that long.
 3. A step that works element by element writes its result over a stored operand of as many elements and at least as
    many bits, if nothing else still reads that operand: a residual stream is updated in place.
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from bnhw.program import AddSaturating, Instruction, LookUp, Program, Requantise, SumGlobal, Tensor
+from bnhw.program import AddSaturating, Instruction, LookUp, Program, Requantise, SumGlobal, Tensor, Threshold
 
 
 def tensor_bits(tensor: Tensor) -> int:
@@ -48,7 +48,7 @@ class Storage:
     def _is_consumed_at_once(self, position: int, instruction: Instruction) -> bool:
         readers = self.readers[instruction.output]
         behind = tuple(range(position + 1, position + 1 + len(readers)))
-        kinds = (Requantise, AddSaturating, SumGlobal)
+        kinds = (Requantise, Threshold, AddSaturating, SumGlobal)
         return bool(readers) and readers == behind and all(isinstance(self._at(reader), kinds) for reader in readers)
 
     def _at(self, position: int) -> Instruction:
@@ -75,7 +75,8 @@ class Storage:
         """The operand whose memory the result of an instruction takes over, or None (rule 3)."""
         instruction = self._at(position)
         result = self.program.tensor[instruction.output]
-        if instruction.output in self.streamed or not isinstance(instruction, Requantise | AddSaturating | LookUp):
+        in_place = isinstance(instruction, Requantise | Threshold | AddSaturating | LookUp)
+        if instruction.output in self.streamed or not in_place:
             return None
         for name in instruction.inputs:
             operand = self.program.tensor[name]

@@ -27,6 +27,7 @@ from bnhw.program import (
     Requantise,
     SumGlobal,
     Tensor,
+    Threshold,
 )
 
 IMAGE = IntegerType(bits=8, signed=False)
@@ -173,6 +174,29 @@ class Builder:
         )
         return self.append(instruction, replace(coding, shape=source.shape), (instruction.low, instruction.high))
 
+    def threshold(
+        self, source: Tensor, coding: Tensor, *, levels: int, classes: int = 1, per_channel: bool = True
+    ) -> Tensor:
+        """Random thresholds within and just beyond the source's range, some channels falling."""
+        name, random = self.name(), self.random
+        low, high = self.spans[source.name]
+        sets = source.shape[2] if per_channel else 1
+        table = np.sort(random.integers(low - 1, high + 2, (classes, sets, levels)), axis=2)
+        narrow = table.astype(np.int16) if low - 1 >= -(2**15) and high + 1 < 2**15 else table
+        falling = random.integers(0, 2, sets).astype(np.int8)
+        first = int(random.integers(coding.dtype.low, coding.dtype.high - levels + 1))
+        instruction = Threshold(
+            inputs=(source.name,),
+            output=name,
+            thresholds=self.constant(f"{name}/thresholds", narrow),
+            falling=self.constant(f"{name}/falling", falling) if falling.any() else "",
+            position_classes=(
+                self.constant(f"{name}/classes", random.integers(0, classes, source.shape[:2])) if classes > 1 else ""
+            ),
+            low=first,
+        )
+        return self.append(instruction, replace(coding, shape=source.shape), (first, first + levels))
+
     def same_coding(self, instruction: Instruction, sources: tuple[Tensor, ...], shape: tuple[int, int, int]) -> Tensor:
         """Add a PoolMaximum, PadChannels or Join: the result is coded like its operands."""
         spans = [self.spans[source.name] for source in sources]
@@ -290,6 +314,15 @@ def _convolution(draw: st.DrawFn, builder: Builder, current: Tensor) -> Tensor:
 
 
 def _requantised(draw: st.DrawFn, builder: Builder, total: Tensor) -> Tensor:
+    if draw(st.integers(0, 2)) == 0:
+        coding = draw(codings())
+        return builder.threshold(
+            total,
+            coding,
+            levels=draw(st.integers(1, (1 << coding.dtype.bits) - 1)),
+            classes=draw(st.sampled_from((1, 1, 3))),
+            per_channel=draw(st.booleans()),
+        )
     return builder.requantise(
         total,
         draw(codings()),
@@ -342,7 +375,7 @@ def one_of_each() -> Program:
     second = builder.convolve(padded, window, groups=1, out_channels=4, bits=5)
     right = builder.requantise(second, wide, multiplier_bits=1)
     residual = builder.add(left, right, -300, 200)
-    codes = builder.requantise(residual, code, multiplier_bits=0, per_channel=False)
+    codes = builder.threshold(residual, code, levels=15, classes=2)
     pool = Window(kernel=(2, 2), stride=(2, 2), pads=(0, 0, 1, 0))
     sums = builder.pool_sum(codes, pool)
     means = builder.requantise(sums, code, multiplier_bits=6, classes=2)

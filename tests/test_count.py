@@ -22,7 +22,17 @@ from bnhw.dtypes import IntegerType
 from bnhw.errors import InvalidProgram
 from bnhw.ops import Window
 from bnhw.options import CompileOptions, RequantiseMode
-from bnhw.program import AddSaturating, Convolve, PoolMaximum, PoolSum, Program, Requantise, SumGlobal, Tensor
+from bnhw.program import (
+    AddSaturating,
+    Convolve,
+    PoolMaximum,
+    PoolSum,
+    Program,
+    Requantise,
+    SumGlobal,
+    Tensor,
+    Threshold,
+)
 from bnhw.program_check import check_program
 
 ANY = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -104,6 +114,9 @@ def test_other_operations_are_those_of_their_outputs(program: Program) -> None:
                 assert kinds[ActionKind.ADD] == source.size - result.size + (result.size if source.zero_point else 0)
             case AddSaturating():
                 assert (kinds[ActionKind.ADD], kinds[ActionKind.COMPARE]) == (result.size, 2 * result.size)
+            case Threshold(thresholds=thresholds):
+                levels = program.constants[thresholds].shape[2]
+                assert actions == {Action(kind=ActionKind.COMPARE, widths=(source.dtype.bits,)): levels * result.size}
             case Requantise():
                 assert kinds[ActionKind.COMPARE] in (
                     (result.size, 2 * result.size) if result.bipolar else (2 * result.size,)
@@ -199,6 +212,28 @@ def test_signed_digits_in_the_same_places_are_wires() -> None:
 def test_a_multiplier_of_more_signed_digits_than_declared_is_refused() -> None:
     with pytest.raises(InvalidProgram, match="multipliers of more than 2 signed digits"):
         check_program(signed_digit_step([7, 11], digits=2))
+
+
+@pytest.mark.parametrize(
+    ("classes", "per_channel", "expected"),
+    [(1, True, 5 * 7 * 8 + 5), (1, False, 7 * 8 + 1), (3, True, 3 * 5 * 7 * 8 + 5 + 6 * 2)],
+)
+def test_thresholds_take_their_own_bits_and_one_a_channel_for_the_slope(
+    classes: int, per_channel: bool, expected: int
+) -> None:
+    builder = Builder(random=np.random.default_rng(0), shape=(3, 2, 5))
+    builder.spans["image"] = (-100, 100)  # thresholds of 8 bits
+    coding = Tensor(name="", shape=(1, 1, 1), dtype=IntegerType(bits=3, signed=False), scale=1.0)
+    image = builder.tensors["image"]
+    step = builder.threshold(image, coding, levels=7, classes=classes, per_channel=per_channel)
+    falling = np.ones(5 if per_channel else 1, np.int8)
+    name = builder.constant(f"{step.name}/falling", falling)
+    made = builder.instructions[-1]
+    assert isinstance(made, Threshold)
+    builder.instructions[-1] = replace(made, falling=name)
+    (layer,) = count_program(builder.program(step))
+    assert layer.counts.constant_bits == expected
+    assert layer.counts.actions == {Action(kind=ActionKind.COMPARE, widths=(8,)): 7 * 30}
 
 
 def test_actions_are_named_by_kind_and_operand_bits() -> None:

@@ -28,6 +28,7 @@ from bnhw.program import (
     Requantise,
     SumGlobal,
     Tensor,
+    Threshold,
 )
 from bnhw.program_check import check_program
 
@@ -109,6 +110,12 @@ def element(program: Program, instruction: object, inputs: list[Array], source: 
                 table = program.constants[instruction.multiplier]
                 factor = int(table[row, c % table.shape[1]])
             return min(max((int(codes[y, x, c]) * factor + offset) >> shift, instruction.low), instruction.high)
+        case Threshold(thresholds=name, falling=falling, low=low):
+            table, acc = program.constants[name], int(codes[y, x, c])
+            row = int(program.constants[instruction.position_classes][y, x]) if instruction.position_classes else 0
+            falls = falling and program.constants[falling][c % table.shape[1]]
+            limits: list[int] = table[row, c % table.shape[1]].tolist()
+            return low + sum(acc <= t if falls else acc >= t for t in limits)
         case LookUp(table=name):
             table = program.constants[name]
             return int(table[c % len(table), codes[y, x, c]])

@@ -8,11 +8,11 @@ from program_strategies import Builder, programs
 
 from bnhw.dtypes import IntegerType
 from bnhw.ops import Window
-from bnhw.program import AddSaturating, LookUp, Program, Requantise, SumGlobal, Tensor
+from bnhw.program import AddSaturating, LookUp, Program, Requantise, SumGlobal, Tensor, Threshold
 from bnhw.storage import Storage, tensor_bits
 
 ANY = settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
-ELEMENTWISE = (Requantise, AddSaturating, LookUp)
+ELEMENTWISE = (Requantise, Threshold, AddSaturating, LookUp)
 
 
 def units(program: Program) -> Iterator[list[int]]:
@@ -22,7 +22,8 @@ def units(program: Program) -> Iterator[list[int]]:
         unit.append(position)
         readers = [n for n, other in enumerate(program.instructions) if instruction.output in other.inputs]
         follows = readers == list(range(position + 1, position + 1 + len(readers)))
-        consumers = [isinstance(program.instructions[n], Requantise | AddSaturating | SumGlobal) for n in readers]
+        kinds = (Requantise, Threshold, AddSaturating, SumGlobal)
+        consumers = [isinstance(program.instructions[n], kinds) for n in readers]
         if not (readers and follows and all(consumers)) or instruction.output == program.output:
             yield unit
             unit = []

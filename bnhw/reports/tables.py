@@ -15,6 +15,7 @@ from bnhw.program import (
     Program,
     Requantise,
     Tensor,
+    Threshold,
 )
 from bnhw.reports.report import Report
 
@@ -165,6 +166,10 @@ def _details(program: Program, instruction: Instruction) -> str:
                 mode.value, ""
             )
             return f"{mode.value}{number}, {_number(sets, 'set')}{divisors}, clamp {low}..{high}"
+        case Threshold(thresholds=name):
+            rows, sets, levels = program.constants[name].shape
+            divisors = f", {rows} divisors" if rows > 1 else ""
+            return f"threshold, {_number(levels, 'level')}, {_number(sets, 'set')}{divisors}"
         case AddSaturating(low=low, high=high):
             return f"clamp {low}..{high}"
         case LookUp(table=name):
