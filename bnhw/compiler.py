@@ -56,7 +56,7 @@ def check(path: Path, options: CompileOptions | None = None) -> Checked:
     placed = run_passes(graph, float_passes(options))
     # What only shows when integers are made is found by a trial on random pixels.
     quantised = quantise_graph(graph, options, calibration_images(graph, pixels))
-    check_program(lower(quantised, options.requantisation, _provenance(source, options, 0)))
+    check_program(lower(quantised, _provenance(source, options, 0)))
     return Checked(graph=placed, notes=placed.notes)
 
 
@@ -79,7 +79,7 @@ def compile_model(
     graph = _import(source, options)
     images = calibration_images(graph, calibration)
     quantised = quantise_graph(graph, options, images, progress)
-    program = lower(quantised, options.requantisation, _provenance(source, options, len(images)))
+    program = lower(quantised, _provenance(source, options, len(images)))
     check_program(program)
     self_check(program, fit_images(program, calibration)[:SELF_CHECK_IMAGES])
     faithful = _faithfulness_notes(program, graph, images[:FIDELITY_IMAGES], calibration[:FIDELITY_IMAGES])

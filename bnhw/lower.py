@@ -1,22 +1,24 @@
 """The quantised float graph becomes the integer program, node by node.
 
 Exact operations (convolutions, additions, pools of codes) become instructions as they stand. Pointwise nodes
-(Affine, Clamp, Sign) are kept pending until the Quantise behind them, and the whole chain becomes one
-requantise step; a chain that starts at the image becomes one lookup. Accumulator widths come from the actual
-weights and every partial sum, padding included.
+(Affine, Activation, Clamp, Sign) are kept pending until the Quantise behind them, see `bnhw.lower_quantise`.
+Accumulator widths come from the actual weights and every partial sum, padding included.
 """
 
 from collections.abc import Mapping
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 
-from bnhw.dtypes import Array, IntegerType, Quantisation
+from bnhw.dtypes import IntegerType, Quantisation
 from bnhw.errors import PassFailed
 from bnhw.graph import Graph, Node
 from bnhw.kernels.packing import pack_bits
-from bnhw.lowering_state import Lowering, Pending
+from bnhw.lower_quantise import lower_quantise
+from bnhw.lowering_state import Lowering, Pending, RatioError
 from bnhw.ops import (
+    Activation,
     Add,
     Affine,
     AveragePool,
@@ -29,37 +31,26 @@ from bnhw.ops import (
     Quantise,
     Sign,
     pool_divisors,
-    quantise,
 )
-from bnhw.options import Requantisation, RequantiseMode
 from bnhw.program import (
     AddSaturating,
     Convolve,
     Instruction,
     Join,
-    LookUp,
     PadChannels,
     PoolMaximum,
     PoolSum,
     Program,
     Provenance,
-    Requantise,
     SumGlobal,
     Tensor,
-)
-from bnhw.requantise_constants import (
-    MAX_SUM,
-    Constants,
-    count_signed_digits,
-    find_constants,
-    find_sign_constants,
 )
 from bnhw.verify import check_graph
 
 IMAGE_TYPE = IntegerType(bits=8, signed=False)
 
 
-def lower(graph: Graph, requantisation: Requantisation, provenance: Provenance) -> Program:
+def lower(graph: Graph, provenance: Provenance) -> Program:
     """The integer program of a quantised graph (every pass has run).
 
     Raises PassFailed with the node's name where a sum is too wide or a ratio cannot be expressed.
@@ -67,9 +58,10 @@ def lower(graph: Graph, requantisation: Requantisation, provenance: Provenance) 
     (entry,) = graph.inputs
     channels, height, width = entry.shape
     image = Tensor(name=entry.name, shape=(height, width, channels), dtype=IMAGE_TYPE, scale=1.0)
-    state = Lowering(image=image, shapes=check_graph(graph), requantisation=requantisation)
+    state = Lowering(image=image, shapes=check_graph(graph))
     state.tensors[image.name] = image
     state.values[image.name] = image
+    state.units[image.name] = Fraction(1)
     state.ranges[image.name] = (IMAGE_TYPE.low, IMAGE_TYPE.high)
     for node in graph.nodes:
         state.values[node.output] = _lower_node(state, node)
@@ -81,7 +73,7 @@ def lower(graph: Graph, requantisation: Requantisation, provenance: Provenance) 
         constants=state.constants,
         input=image.name,
         output=output.name,
-        provenance=replace(provenance, notes=(*graph.notes, *_rounding_notes(state.errors, requantisation))),
+        provenance=replace(provenance, notes=(*graph.notes, *_rounding_notes(state.errors))),
     )
 
 
@@ -94,8 +86,10 @@ def _lower_node(state: Lowering, node: Node) -> Tensor | Pending:
             return replace(state.pending(node.inputs[0]), low=low, high=high)
         case Sign():
             return replace(state.pending(node.inputs[0]), sign=True)
-        case Quantise(quantisation=quantisation):
-            return _lower_quantise(state, node, quantisation)
+        case Activation() as activation:
+            return replace(state.pending(node.inputs[0]), activation=activation)
+        case Quantise() as wanted:
+            return lower_quantise(state, node, wanted)
         case Convolution() as convolution:
             return _lower_convolution(state, node, convolution)
         case AveragePool() | GlobalAveragePool():
@@ -124,7 +118,8 @@ def _lower_convolution(state: Lowering, node: Node, convolution: Convolution) ->
         window=convolution.window,
         groups=convolution.groups,
     )
-    return state.store(node, instruction, Quantisation(dtype=IntegerType.containing(*span), scale=source.scale), span)
+    quantisation = Quantisation(dtype=IntegerType.containing(*span), scale=source.scale)
+    return state.store(node, instruction, quantisation, span, unit=state.units[source.name])
 
 
 def _lower_average(state: Lowering, node: Node) -> Tensor | Pending:
@@ -147,8 +142,9 @@ def _lower_average(state: Lowering, node: Node) -> Tensor | Pending:
     low, high = state.value_range(source)
     span = (low * taps, high * taps)
     uniform = bool((divisors == divisors[0, 0]).all())
-    scale = source.scale / int(divisors[0, 0]) if uniform else source.scale
-    total = state.store(node, instruction, Quantisation(dtype=IntegerType.containing(*span), scale=scale), span)
+    divisor = int(divisors[0, 0]) if uniform else 1
+    quantisation = Quantisation(dtype=IntegerType.containing(*span), scale=source.scale / divisor)
+    total = state.store(node, instruction, quantisation, span, unit=state.units[source.name] / divisor)
     if uniform:
         return total
     channels = total.shape[2]
@@ -181,111 +177,7 @@ def _lower_same_coding(state: Lowering, node: Node) -> Tensor:
             instruction = Join(inputs=names, output=node.output, source=node.source)
         case _:
             raise AssertionError(f"{node.op} has no lowering")
-    return state.store(node, instruction, quantisation, span)
-
-
-def _lower_quantise(state: Lowering, node: Node, quantisation: Quantisation) -> Tensor:
-    chain = state.pending(node.inputs[0])
-    if chain.base.name == state.image.name:
-        return _lower_lookup(state, node, chain, quantisation)
-    divisors, classes = chain.constants_shape()
-    slope, intercept = _base_line(chain.base)
-    ratio = chain.scale * slope / divisors
-    offset = np.broadcast_to(chain.scale * intercept + chain.shift, ratio.shape)
-    low, high = quantisation.dtype.low, quantisation.dtype.high
-    try:
-        if chain.sign:
-            constants = find_sign_constants(ratio, offset, *state.ranges[chain.base.name])
-        else:
-            steps = offset / quantisation.scale + quantisation.zero_point + 0.5
-            constants = find_constants(ratio / quantisation.scale, steps, state.requantisation)
-            low, high = _clamp_codes(chain, quantisation)
-            state.errors[node.output] = _visible_error(
-                constants, ratio / quantisation.scale, state.ranges[chain.base.name]
-            )
-    except ValueError as error:
-        raise PassFailed(f"requantise step of {node.place}: {error}") from error
-    _require_narrow_sums(node, constants, state.ranges[chain.base.name])
-    instruction = _requantise(state, node, chain, constants, classes, (low, high))
-    return state.store(node, instruction, quantisation, (low, high))
-
-
-def _visible_error(constants: Constants, ratio: Array, span: tuple[int, int]) -> float:
-    """The largest relative error of a channel's ratio, of the channels where it can move a result by half a code."""
-    found = constants.multiplier / np.exp2(constants.shift)
-    moved = np.abs(found - ratio) * max(abs(span[0]), abs(span[1]))
-    visible = (moved > 0.5) & (ratio != 0)
-    return float(np.abs(found[visible] / ratio[visible] - 1).max(initial=0.0))
-
-
-def _base_line(base: Tensor) -> tuple[float, float]:
-    """a and b of real = a * code + b."""
-    if base.bipolar:
-        return 2 * base.scale, -base.scale
-    return base.scale, -base.scale * base.zero_point
-
-
-def _clamp_codes(chain: Pending, quantisation: Quantisation) -> tuple[int, int]:
-    low, high = quantisation.dtype.low, quantisation.dtype.high
-    if np.isfinite(chain.low):
-        low = int(quantise(np.asarray(chain.low), quantisation))
-    if np.isfinite(chain.high):
-        high = int(quantise(np.asarray(chain.high), quantisation))
-    return low, high
-
-
-def _requantise(
-    state: Lowering,
-    node: Node,
-    chain: Pending,
-    constants: Constants,
-    classes: Array,
-    bounds: tuple[int, int],
-) -> Requantise:
-    columns = slice(0, 1) if constants.uniform else slice(None)
-    plain = bool((constants.multiplier == 1).all())
-    name = node.output
-    bits = IntegerType.containing(int(min(constants.multiplier.min(), -1)), int(constants.multiplier.max())).bits
-    return Requantise(
-        inputs=(chain.base.name,),
-        output=name,
-        source=node.source,
-        mode=constants.mode,
-        multiplier="" if plain else state.constant(f"{name}/multiplier", constants.multiplier[:, columns]),
-        offset=state.constant(f"{name}/offset", constants.offset[:, columns]),
-        shift=state.constant(f"{name}/shift", constants.shift[:, columns]),
-        position_classes="" if chain.divisors is None else state.constant(f"{name}/classes", classes),
-        multiplier_bits=bits,
-        digits=int(count_signed_digits(constants.multiplier).max()) if constants.mode is RequantiseMode.CSD else 0,
-        low=bounds[0],
-        high=bounds[1],
-    )
-
-
-def _require_narrow_sums(node: Node, constants: Constants, span: tuple[int, int]) -> None:
-    largest = max(abs(span[0]), abs(span[1])) * int(np.abs(constants.multiplier).max())
-    if largest + int(np.abs(constants.offset).max()) >= MAX_SUM:
-        raise PassFailed(f"requantise step of {node.place}: its sums exceed 63 bits; use a narrower multiply:M, or csd")
-
-
-def _lower_lookup(state: Lowering, node: Node, chain: Pending, quantisation: Quantisation) -> Tensor:
-    """Any function of a pixel: one table entry for each of its 256 codes."""
-    base = chain.base
-    slope, intercept = _base_line(base)
-    pixels = np.arange(base.dtype.low, base.dtype.high + 1) * slope + intercept
-    reals = np.clip(chain.scale[:, None] * pixels + chain.shift[:, None], chain.low, chain.high)
-    table = quantise(np.where(reals >= 0, 1.0, -1.0) if chain.sign else reals, quantisation)
-    if (table == table[:1]).all():
-        table = table[:1]
-    narrow = table.astype(np.int16 if quantisation.dtype.bits < 16 else np.int32)
-    instruction = LookUp(
-        inputs=(base.name,),
-        output=node.output,
-        source=node.source,
-        table=state.constant(f"{node.output}/table", narrow),
-    )
-    span = (int(table.min()), int(table.max()))
-    return state.store(node, instruction, quantisation, span)
+    return state.store(node, instruction, quantisation, span, unit=state.units[first.name])
 
 
 def _finish(state: Lowering, name: str) -> Tensor:
@@ -306,13 +198,13 @@ def _finish(state: Lowering, name: str) -> Tensor:
     return value
 
 
-def _rounding_notes(errors: Mapping[str, float], requantisation: Requantisation) -> list[str]:
+def _rounding_notes(errors: Mapping[str, RatioError]) -> list[str]:
     """What the mode `shift` costs in precision, in words."""
-    rounded = {name: error for name, error in errors.items() if error > 2.0**-7}
+    rounded = {name: error for name, error in errors.items() if error.relative > 2.0**-7}
     if not rounded:
         return []
-    worst = max(rounded, key=lambda name: rounded[name])
+    worst = max(rounded, key=lambda name: rounded[name].relative)
     return [
-        f"{len(rounded)} of {len(errors)} requantise steps could not hold their ratio in mode {requantisation}; the "
-        f"worst, {worst!r}, is off by {100 * rounded[worst]:.1f} %"
+        f"{len(rounded)} of {len(errors)} requantise steps could not hold their ratio in mode "
+        f"{rounded[worst].requantisation}; the worst, {worst!r}, is off by {100 * rounded[worst].relative:.1f} %"
     ]

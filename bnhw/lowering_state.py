@@ -2,24 +2,26 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 import numpy as np
 
 from bnhw.dtypes import MAX_TENSOR_BITS, Array, Quantisation
 from bnhw.errors import PassFailed
 from bnhw.graph import Node, Shape
-from bnhw.ops import freeze
+from bnhw.ops import Activation, freeze
 from bnhw.options import Requantisation
 from bnhw.program import Instruction, Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pending:
-    """A pointwise chain on an integer tensor: real = clamp(scale * base / divisor + shift), or its sign."""
+    """A pointwise chain on an integer tensor: real = clamp(activation(scale * base / divisor + shift)), or its sign."""
 
     base: Tensor
     scale: Array
     shift: Array
+    activation: Activation | None = None
     low: float = -np.inf
     high: float = np.inf
     sign: bool = False
@@ -33,19 +35,30 @@ class Pending:
         return distinct.reshape(-1, 1).astype(np.float64), classes.reshape(self.divisors.shape)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RatioError:
+    """How far the ratio of a requantise step is off, relatively, and the mode that could not hold it better."""
+
+    relative: float
+    requantisation: Requantisation
+
+
 @dataclass(kw_only=True)
 class Lowering:
-    """The program under construction."""
+    """The program under construction.
+
+    units: the exact real size of one unit of each tensor, of which its scale is the nearest float64.
+    """
 
     image: Tensor
     shapes: Mapping[str, Shape]
-    requantisation: Requantisation
     values: dict[str, Tensor | Pending] = field(default_factory=dict)
     ranges: dict[str, tuple[int, int]] = field(default_factory=dict)
     instructions: list[Instruction] = field(default_factory=list)
     constants: dict[str, Array] = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict)
-    errors: dict[str, float] = field(default_factory=dict)
+    units: dict[str, Fraction] = field(default_factory=dict)
+    errors: dict[str, RatioError] = field(default_factory=dict)
 
     def tensor(self, name: str) -> Tensor:
         """The integer tensor of an exact value."""
@@ -66,8 +79,16 @@ class Lowering:
         self.constants[name] = freeze(array)
         return name
 
-    def store(self, node: Node, instruction: Instruction, quantisation: Quantisation, span: tuple[int, int]) -> Tensor:
-        """Append an instruction and its result."""
+    def store(
+        self,
+        node: Node,
+        instruction: Instruction,
+        quantisation: Quantisation,
+        span: tuple[int, int],
+        *,
+        unit: Fraction | None = None,
+    ) -> Tensor:
+        """Append an instruction and its result; `unit` where its real size is not exactly the scale."""
         bits = quantisation.dtype.bits + (not quantisation.dtype.signed)
         if bits > MAX_TENSOR_BITS:
             raise PassFailed(
@@ -86,6 +107,7 @@ class Lowering:
         self.instructions.append(instruction)
         self.tensors[tensor.name] = tensor
         self.ranges[tensor.name] = span
+        self.units[tensor.name] = Fraction(quantisation.scale) if unit is None else unit
         return tensor
 
     def value_range(self, tensor: Tensor) -> tuple[int, int]:

@@ -26,7 +26,7 @@ def to_float(pixels: Array) -> Array:
 
 def quantised_and_lowered(graph: Graph, pixels: Array, options: CompileOptions = FINE) -> tuple[Graph, Program]:
     quantised = quantise_graph(graph, options, to_float(pixels))
-    program = lower(quantised, options.requantisation, PROVENANCE)
+    program = lower(quantised, PROVENANCE)
     check_program(program)
     return quantised, program
 

@@ -52,7 +52,9 @@ def _draw_batch_norm(draw: st.DrawFn, builder: ModelBuilder, value: Tensor) -> T
 
 
 def _draw_clamp(draw: st.DrawFn, builder: ModelBuilder, value: Tensor) -> Tensor:
-    kind = draw(st.sampled_from(("relu", "clip", "floor", "max", "min")))
+    kind = draw(st.sampled_from(("relu", "relu", "clip", "floor", "max", "min", "Elu", "Sigmoid", "LeakyRelu")))
+    if kind[0].isupper():
+        return builder.apply(value, kind)
     if kind == "relu":
         return builder.apply(value, "Relu")
     if kind == "clip":

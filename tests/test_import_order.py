@@ -32,6 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("program_check",),
     ("program_file",),
     ("lowering_state",),
+    ("lower_quantise",),
     ("lower",),
     ("machine", "storage", "count"),
     ("compare",),

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from exact_evaluation import FINE, PROVENANCE, quantised_and_lowered, run_all
+from exact_evaluation import PROVENANCE, quantised_and_lowered, run_all
 from graph_helpers import affine, chain
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -59,7 +59,7 @@ CASES = given(SEEDS, st.integers(1, 8), st.integers(1, 3))
 @CASES
 def test_accumulator_range_is_reached_by_the_worst_image(seed: int, bits: int, groups: int) -> None:
     convolution = random_convolution(seed, bits, groups)
-    program = lower(chain(convolution, shape=input_shape(convolution)), FINE.requantisation, PROVENANCE)
+    program = lower(chain(convolution, shape=input_shape(convolution)), PROVENANCE)
     dtype = program.tensor["n0"].dtype
     low, high = (run_all(program, extreme_pixels(convolution, largest=m))["n0"] for m in (False, True))
     assert dtype.low <= low.min() <= high.max() <= dtype.high

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from exact_evaluation import FINE, PROVENANCE, SAME, expected_codes, power_of_two_network, quantised_and_lowered
+from exact_evaluation import PROVENANCE, SAME, expected_codes, power_of_two_network, quantised_and_lowered
 from graph_helpers import affine, chain
 from model_builder import as_nhwc, random_pixels
 
@@ -126,7 +126,7 @@ def test_groups_and_weights_are_kept() -> None:
     random = np.random.default_rng(0)
     weights = random.integers(-7, 8, (4, 2, 3, 3)).astype(np.int8)
     convolution = Convolution(weights=weights, window=SAME, groups=2, weight_bits=4)
-    program = lower(chain(convolution, GlobalAveragePool(), shape=(4, 5, 5)), FINE.requantisation, PROVENANCE)
+    program = lower(chain(convolution, GlobalAveragePool(), shape=(4, 5, 5)), PROVENANCE)
     (convolve,) = [i for i in program.instructions if isinstance(i, Convolve)]
     assert (convolve.groups, convolve.weight_bits, convolve.weight_shape) == (2, 4, (4, 3, 3, 2))
     np.testing.assert_array_equal(program.weights_of(convolve), weights.transpose(0, 2, 3, 1))
