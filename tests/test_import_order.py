@@ -14,7 +14,7 @@ ROOT = Path(bnhw.__file__).parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "version"),
-    ("dtypes", "files"),
+    ("dtypes", "files", "onnx_session"),
     ("kernels",),
     ("options",),
     ("graph",),
@@ -33,8 +33,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("program_file",),
     ("lowering_state",),
     ("lower",),
-    ("machine", "storage", "count"),
+    ("machine", "storage", "count", "integer_onnx"),
     ("compare",),
+    ("onnx_machine",),
+    ("executors",),
     ("compiler", "float_model", "results"),
     ("demo.digits",),
     ("export",),
