@@ -4,14 +4,24 @@ Inside the graph a tensor is int32 of shape (N, channels, height, width): no ten
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from bnhw.dtypes import Array
+from bnhw.dtypes import Array, IntegerType
 from bnhw.program import Instruction, Program, Tensor
+
+Span: TypeAlias = tuple[int, int]
+"""The smallest and the largest integer that a value can be."""
+
+INT32 = IntegerType(bits=32, signed=True)
+
+
+def fits_int32(span: Span) -> bool:
+    """Whether every integer of the span is an int32."""
+    return INT32.low <= span[0] and span[1] <= INT32.high
 
 
 @dataclass(kw_only=True)
@@ -87,13 +97,24 @@ class GraphBuilder:
         """`value` as another integer type, one of `onnx.TensorProto`; the integers must fit it."""
         return self.add("Cast", value, to=to, output=output)
 
-    def narrow(self, value: str, output: str) -> str:
-        """The last step of an instruction that computes in int64."""
-        return self.cast(value, TensorProto.INT32, output)
+    def clamp(self, value: str, span: Span, low: int, high: int, output: str) -> None:
+        """The last step of an instruction: an int64 value, which lies in `span`, limited to [low, high] of int32.
 
-    def clip(self, value: str, low: int, high: int) -> str:
-        """An int64 value limited to [low, high]."""
-        return self.add("Clip", value, self.scalar(low, np.int64, "low"), self.scalar(high, np.int64, "high"))
+        onnxruntime's Clip, Min and Max of int64 are wrong on x86 for numbers of more than 32 bits (the cause lies in
+        Eigen's packets, see its pull request 25280); so 32-bit ones are clipped as such and others compared.
+        """
+        if fits_int32(span):
+            self.clip(self.cast(value, TensorProto.INT32), low, high, output)
+            return
+        for comparison, bound in (("Less", low), ("Greater", high)):
+            limit = self.scalar(bound, np.int64, "bound")
+            value = self.add("Where", self.add(comparison, value, limit), limit, value)
+        self.cast(value, TensorProto.INT32, output)
+
+    def clip(self, value: str, low: int, high: int, output: str) -> None:
+        """An int32 value limited to [low, high]."""
+        bounds = (self.scalar(bound, np.int32, what) for bound, what in ((low, "low"), (high, "high")))
+        self.add("Clip", value, *bounds, output=output)
 
     def minus_zero_point(self, value: str, zero_point: int) -> str:
         """code - zero point, int32."""

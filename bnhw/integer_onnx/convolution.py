@@ -40,7 +40,7 @@ def convolve(builder: GraphBuilder, instruction: Convolve) -> None:
         if digit.factor > 1:
             part = builder.add("Mul", part, builder.scalar(digit.factor, np.int64, "factor"))
         total = builder.add("Add", total, part) if total else part
-    builder.narrow(total, instruction.output)
+    builder.cast(total, TensorProto.INT32, instruction.output)
 
 
 def _store_weights(builder: GraphBuilder, weights: Array, bits: int) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 import numpy as np
 from onnx import TensorProto
 
-from bnhw.integer_onnx.builder import GraphBuilder
+from bnhw.integer_onnx.builder import GraphBuilder, fits_int32
 from bnhw.integer_onnx.convolution import convolve
 from bnhw.integer_onnx.pooling import pool_maximum, pool_sum, sum_global
 from bnhw.integer_onnx.steps import look_up, requantise, threshold
@@ -56,10 +56,15 @@ def _join(builder: GraphBuilder, instruction: Join) -> None:
 
 
 def _add(builder: GraphBuilder, instruction: AddSaturating) -> None:
-    """In int64, because the sum of two 32-bit codes has 33 bits before it is clamped."""
-    first, second = (builder.cast(builder.operand(instruction, index), TensorProto.INT64) for index in (0, 1))
-    total = builder.clip(builder.add("Add", first, second), instruction.low, instruction.high)
-    builder.narrow(total, instruction.output)
+    """In int64 where the sum before it is clamped can have 33 bits."""
+    dtype = builder.source(instruction).dtype
+    first, second = (builder.operand(instruction, index) for index in (0, 1))
+    span, low, high = (2 * dtype.low, 2 * dtype.high), instruction.low, instruction.high
+    if fits_int32(span):
+        builder.clip(builder.add("Add", first, second), low, high, instruction.output)
+        return
+    wide = (builder.cast(operand, TensorProto.INT64) for operand in (first, second))
+    builder.clamp(builder.add("Add", *wide), span, low, high, instruction.output)
 
 
 def _pad_channels(builder: GraphBuilder, instruction: PadChannels) -> None:

@@ -3,8 +3,8 @@
 import numpy as np
 from onnx import TensorProto
 
-from bnhw.dtypes import Array
-from bnhw.integer_onnx.builder import GraphBuilder
+from bnhw.dtypes import Array, IntegerType
+from bnhw.integer_onnx.builder import GraphBuilder, Span
 from bnhw.program import LookUp, Requantise, Threshold
 
 LIFT = 1 << 62
@@ -17,19 +17,25 @@ NEVER = np.iinfo(np.int64).max
 def requantise(builder: GraphBuilder, instruction: Requantise) -> None:
     """clamp((acc * M + B) >> S) in 64 bits: floor(x / 2^S) = ((x + LIFT) >> S) - (LIFT >> S), as S is at most 62."""
     constants, classes = builder.program.constants, instruction.position_classes
+    offset, shift = (constants[name].astype(np.int64) for name in (instruction.offset, instruction.shift))
+    multiplier = constants[instruction.multiplier].astype(np.int64) if instruction.multiplier else np.ones_like(offset)
     value = builder.cast(builder.operand(instruction), TensorProto.INT64)
     if instruction.multiplier:
-        multiplier = constants[instruction.multiplier].astype(np.int64)
         value = builder.add("Mul", value, builder.per_pixel(multiplier, classes, "multiplier"))
-    lifted = constants[instruction.offset].astype(np.int64) + LIFT
-    value = builder.add("Add", value, builder.per_pixel(lifted, classes, "offset"))
-    shift = constants[instruction.shift].astype(np.uint64)
-    places = builder.per_pixel(shift, classes, "shift")
+    value = builder.add("Add", value, builder.per_pixel(offset + LIFT, classes, "offset"))
+    places = builder.per_pixel(shift.astype(np.uint64), classes, "shift")
     shifted = builder.add("BitShift", builder.cast(value, TensorProto.UINT64), places, direction="RIGHT")
-    lift = (np.uint64(LIFT) >> shift).astype(np.int64)
     value = builder.cast(shifted, TensorProto.INT64)
-    value = builder.add("Sub", value, builder.per_pixel(lift, classes, "lift"))
-    builder.narrow(builder.clip(value, instruction.low, instruction.high), instruction.output)
+    value = builder.add("Sub", value, builder.per_pixel(np.int64(LIFT) >> shift, classes, "lift"))
+    span = _shifted_span(builder.source(instruction).dtype, multiplier, offset, shift)
+    builder.clamp(value, span, instruction.low, instruction.high, instruction.output)
+
+
+def _shifted_span(dtype: IntegerType, multiplier: Array, offset: Array, shift: Array) -> Span:
+    """The range of (acc * M + B) >> S for accumulators of `dtype`; Python integers, which never wrap."""
+    factor, addend, places = (array.astype(object) for array in (multiplier, offset, shift))
+    ends = [(bound * factor + addend) >> places for bound in (dtype.low, dtype.high)]
+    return int(min(end.min() for end in ends)), int(max(end.max() for end in ends))
 
 
 def threshold(builder: GraphBuilder, instruction: Threshold) -> None:
@@ -54,7 +60,8 @@ def threshold(builder: GraphBuilder, instruction: Threshold) -> None:
     if falling.any():
         sign = np.where(falling, -1, 1).astype(np.int64).reshape(1, -1, 1, 1)
         reached = builder.add("Mul", reached, builder.constant(sign, "sign"))
-    builder.narrow(builder.add("Add", reached, builder.constant(lowest, "lowest")), instruction.output)
+    total = builder.add("Add", reached, builder.constant(lowest, "lowest"))
+    builder.cast(total, TensorProto.INT32, instruction.output)
 
 
 def _search(builder: GraphBuilder, codes: str, table: str, start: str, rounds: int) -> str:
