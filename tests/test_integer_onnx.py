@@ -13,6 +13,7 @@ from onnx.reference import ReferenceEvaluator
 from program_strategies import Builder, one_of_each, programs
 
 import bnhw
+from bnhw.compare import first_difference
 from bnhw.dtypes import IntegerType
 from bnhw.errors import BadInput, InvalidProgram
 from bnhw.integer_onnx import model as model_module
@@ -20,7 +21,8 @@ from bnhw.integer_onnx import program_to_onnx
 from bnhw.machine import Machine
 from bnhw.onnx_machine import OnnxMachine, onnx_logits
 from bnhw.ops import Window
-from bnhw.program import Convolve, Program, Tensor
+from bnhw.program import Convolve, Join, Program, Tensor
+from bnhw.program_check import check_program
 
 IMAGES = np.random.default_rng(6).integers(0, 256, (3, 5, 4, 2)).astype(np.uint8)
 
@@ -40,7 +42,7 @@ INTEGERS = {
 @given(programs())
 def test_every_operation_is_standard_and_every_value_an_integer(program: Program) -> None:
     model = program_to_onnx(program)
-    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 21)]
+    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 18)]
     assert {node.domain for node in model.graph.node} == {""}
     assert {tensor.data_type for tensor in model.graph.initializer} <= INTEGERS
     inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
@@ -118,6 +120,22 @@ def test_weights_are_unsigned_bytes_because_sums_of_signed_ones_saturate_on_some
     for node in convolutions:
         assert stored[node.input[1]].dtype == stored[node.input[3]].dtype == np.uint8
     assert set(np.unique(stored[convolutions[0].input[1]])) == {0, 2}
+
+
+def test_instructions_may_read_the_image_itself() -> None:
+    builder = Builder(random=np.random.default_rng(0), shape=(5, 4, 2))
+    image = builder.tensors["image"]
+    sums = builder.convolve(image, Window(kernel=(3, 3), pads=(1, 1, 1, 1)), groups=2, out_channels=4, bits=1)
+    pooled = builder.pool_sum(image, Window(kernel=(2, 2)))
+    codes = Tensor(name="", shape=(1, 1, 1), dtype=IntegerType(bits=16, signed=True), scale=0.5)
+    low, high = (builder.requantise(tensor, codes, multiplier_bits=0) for tensor in (sums, pooled))
+    whole = (builder.sum_global(tensor) for tensor in (low, high))
+    parts = tuple(builder.requantise(tensor, codes, multiplier_bits=0) for tensor in whole)
+    program = builder.program(
+        builder.same_coding(Join(inputs=tuple(part.name for part in parts), output=builder.name()), parts, (1, 1, 6))
+    )
+    check_program(program)
+    assert first_difference(Machine(program, "reference"), OnnxMachine(program), IMAGES).difference is None
 
 
 # Names.

@@ -12,10 +12,10 @@ from bnhw.integer_onnx.builder import GraphBuilder
 from bnhw.integer_onnx.instructions import write_instruction
 from bnhw.program import Convolve, Program, Tensor
 
-OPSET = 21
-"""The newest that onnxruntime 1.20 executes, the oldest version that is supported."""
+OPSET = 18
+"""The oldest with all that is needed (bitwise operations, maxima over given axes), so that most software reads it."""
 
-IR_VERSION = 10
+IR_VERSION = 8
 """The file format that goes with the opset."""
 
 BATCH = "N"
