@@ -60,6 +60,7 @@ def test_thresholds_are_counted_as_defined(data: st.DataObject) -> None:
     shape = (data.draw(st.integers(1, 4)), data.draw(st.integers(1, 4)), data.draw(st.integers(1, 5)))
     reach = data.draw(st.sampled_from((3, 100, HIGHEST)))
     acc = random.choice(random.integers(-reach - 1, reach + 1, 40), shape)
+    acc[0, 0, 0], acc[-1, -1, -1] = -reach - 1, reach
     levels = data.draw(st.one_of(st.integers(1, 17), st.sampled_from((31, 32, 255))))
     rows = data.draw(st.integers(1, 3))
     per_channel = shape[2] if data.draw(st.booleans()) else 1
