@@ -6,9 +6,9 @@
 >>> result = bnhw.run(bnhw.load("model.bnhw"), images)
 """
 
-from bnhw.api import compile, load, report, run  # noqa: A004  (bnhw.compile is what users expect)
+from bnhw.api import compile, load, program_to_onnx, report, run  # noqa: A004  (bnhw.compile is what users expect)
 from bnhw.errors import BnhwError
 from bnhw.options import CompileOptions
 from bnhw.version import __version__
 
-__all__ = ["BnhwError", "CompileOptions", "__version__", "compile", "load", "report", "run"]
+__all__ = ["BnhwError", "CompileOptions", "__version__", "compile", "load", "program_to_onnx", "report", "run"]

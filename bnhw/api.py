@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from onnx import ModelProto
 
     from bnhw.machine import Result
     from bnhw.options import CompileOptions
@@ -43,6 +44,18 @@ def run(program: Program, images: NDArray[Any], *, kernels: str = "auto", thread
     from bnhw.machine import Machine
 
     return Machine(program, kernels).run(images, threads=threads)
+
+
+def program_to_onnx(program: Program, *, expose_tensors: bool = False) -> ModelProto:
+    """A program as a standard ONNX model of integers alone, for `onnx.save` or onnxruntime.
+
+    Takes uint8 images (N, height, width, channels), returns integer logits, int64 (N, classes); expose_tensors: every
+    tensor of the program, too, int32 (N, channels, height, width). Raises `bnhw.errors.BadInput` where it would
+    exceed the 2 GiB of an ONNX file.
+    """
+    from bnhw.integer_onnx import program_to_onnx as build
+
+    return build(program, expose_tensors=expose_tensors)
 
 
 def report(program: Program) -> Report:

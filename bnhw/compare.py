@@ -4,15 +4,31 @@ Also the comparison of an integer program with the float model it came from, whi
 exact (NUMERICS, section 5).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from bnhw.dtypes import Array
 from bnhw.errors import BadInput
-from bnhw.machine import Machine, fit_images
-from bnhw.program import Instruction, Requantise
+from bnhw.machine import Step, fit_images
+from bnhw.program import Instruction, Program, Requantise
+
+
+class Executor(Protocol):
+    """Whatever executes a program and shows every tensor."""
+
+    program: Program
+
+    @property
+    def name(self) -> str:
+        """How differences refer to it."""
+        ...
+
+    def steps(self, images: Array) -> Iterator[Step]:
+        """The result of every instruction, in order, for uint8 images (images, height, width, channels)."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +66,7 @@ class Comparison:
 
 
 def first_difference(
-    first: Machine, second: Machine, images: Array, progress: Callable[[int], None] | None = None
+    first: Executor, second: Executor, images: Array, progress: Callable[[int], None] | None = None
 ) -> Comparison:
     """Compare every tensor of every image; stops at the first difference. Also asserts the declared widths.
 
@@ -71,8 +87,8 @@ def first_difference(
     return Comparison(tensors=len(first.program.instructions), integers=integers, difference=None)
 
 
-def _require_declared_width(machine: Machine, instruction: Instruction, value: Array) -> None:
-    dtype = machine.program.tensor[instruction.output].dtype
+def _require_declared_width(executor: Executor, instruction: Instruction, value: Array) -> None:
+    dtype = executor.program.tensor[instruction.output].dtype
     if value.min() < dtype.low or value.max() > dtype.high:
         raise AssertionError(
             f"{instruction.kind} {instruction.output!r} left its declared {dtype}: {value.min()}..{value.max()}"
@@ -80,7 +96,7 @@ def _require_declared_width(machine: Machine, instruction: Instruction, value: A
 
 
 def _describe(
-    instruction: Instruction, image: int, one: Array, other: Array, first: Machine, second: Machine
+    instruction: Instruction, image: int, one: Array, other: Array, first: Executor, second: Executor
 ) -> Difference:
     differs = np.argwhere(one != other)
     _, row, column, channel = (int(n) for n in differs[0])
@@ -92,8 +108,8 @@ def _describe(
         channel=channel,
         first=int(one[0, row, column, channel]),
         second=int(other[0, row, column, channel]),
-        first_executor=first.kernel_set.choice,
-        second_executor=second.kernel_set.choice,
+        first_executor=first.name,
+        second_executor=second.name,
         differing=len(differs),
     )
 

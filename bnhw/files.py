@@ -2,7 +2,8 @@
 
 import errno
 import os
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from bnhw.errors import BadInput
@@ -29,18 +30,41 @@ def write_atomically(path: Path, data: bytes) -> None:
 
     Raises BadInput if that fails, or if `path` is a folder or a device; then nothing is left behind.
     """
-    temporary = path.parent / f".{path.name}.{os.getpid()}.partial"
+    write_all_atomically({path: data})
+
+
+def write_all_atomically(contents: Mapping[Path, bytes]) -> None:
+    """Write several files as `write_atomically` does one: where one cannot be written, none is.
+
+    A process killed between two renames leaves whole files, but not all of them.
+    """
+    with ExitStack() as cleaning:
+        written = []
+        for path, data in contents.items():
+            temporary = path.parent / f".{path.name}.{os.getpid()}.partial"
+            cleaning.callback(_remove, temporary)
+            with _refusal(path):
+                if not path.name or (path.exists() and not path.is_file()):
+                    raise OSError(errno.EINVAL, "it is no regular file")
+                with temporary.open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+            written.append((temporary, path))
+        for temporary, path in written:
+            with _refusal(path):
+                temporary.replace(path)
+
+
+@contextmanager
+def _refusal(path: Path) -> Iterator[None]:
     try:
-        if not path.name or (path.exists() and not path.is_file()):
-            raise OSError(errno.EINVAL, "it is no regular file")
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        yield
     except OSError as error:
         remedy = "choose an existing folder that you may write to"
         raise BadInput(f"{path}: cannot be written ({error.strerror}); {remedy}") from error
-    finally:
-        with suppress(OSError):  # there is none, or its folder is none
-            temporary.unlink()
+
+
+def _remove(temporary: Path) -> None:
+    with suppress(OSError):  # there is none, or its folder is none
+        temporary.unlink()

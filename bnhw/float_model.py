@@ -9,6 +9,7 @@ from bnhw.dtypes import Array
 from bnhw.errors import BadInput, InvalidProgram
 from bnhw.importer import read_onnx
 from bnhw.machine import fit_images
+from bnhw.onnx_session import open_session
 from bnhw.program import Program
 
 BATCH = 32
@@ -28,15 +29,7 @@ def float_logits(path: Path, program: Program, images: Array) -> Array:
     The normalisation that the program was compiled with (`input_mean`, `input_std`) is applied to the pixels.
     Raises BadInput where onnxruntime cannot load or run the model, or its output is not one row an image.
     """
-    import onnxruntime  # noqa: PLC0415  (slow to import, and needed for comparisons only)
-
-    model = read_onnx(path).model
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions share no base class of their own
-        raise BadInput(f"{path}: onnxruntime cannot load it ({error})") from error
+    session = open_session(read_onnx(path).model.SerializeToString(), origin=str(path))
     entries = session.get_inputs()
     if not entries or not entries[0].shape:
         raise BadInput(f"{path}: takes no batch of images; give the model that the program was compiled from")
@@ -73,6 +66,6 @@ def _run(path: Path, session: Any, name: str, pixels: Array, batch: int) -> Arra
         pixels = np.concatenate([pixels, np.repeat(pixels[-1:], batch - count, axis=0)])
     try:
         (logits, *_) = session.run(None, {name: pixels})
-    except Exception as error:  # as above
+    except Exception as error:  # onnxruntime's exceptions share no base class of their own
         raise BadInput(f"{path}: onnxruntime cannot run it on images of shape {pixels.shape} ({error})") from error
     return np.atleast_1d(logits)[:count]

@@ -86,6 +86,11 @@ class Machine:
         except ValueError as error:
             raise BadInput(str(error)) from error
 
+    @property
+    def name(self) -> str:
+        """The choice of kernels."""
+        return self.kernel_set.choice
+
     def _prepare(self, instruction: Convolve) -> PreparedConvolution:
         weights = self.program.weights_of(instruction)
         packed: BinaryWeights | IntegerWeights

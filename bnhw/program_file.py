@@ -20,7 +20,7 @@ import safetensors.numpy
 
 from bnhw.dtypes import Array
 from bnhw.errors import InvalidProgram
-from bnhw.files import read_file, write_atomically
+from bnhw.files import read_file, write_all_atomically
 from bnhw.program import FORMAT_VERSION, INSTRUCTIONS, Instruction, Program, Provenance, Tensor
 from bnhw.program_check import check_program
 
@@ -52,13 +52,14 @@ def program_to_bytes(program: Program) -> bytes:
     return bytes(safetensors.numpy.save(dict(arrays), metadata={METADATA_KEY: text}))
 
 
-def save_program(program: Program, path: Path) -> None:
+def save_program(program: Program, path: Path, *, beside: Mapping[Path, bytes] | None = None) -> None:
     """Write a `.bnhw` file: to a temporary name, flushed, renamed, so that no half file is ever seen.
 
-    Raises BadInput when the folder does not exist or cannot be written.
+    beside: contents of more files; all are written or none. Raises BadInput when a folder does not exist or cannot
+    be written.
     """
     check_program(program)
-    write_atomically(path, program_to_bytes(program))
+    write_all_atomically({path: program_to_bytes(program), **(beside or {})})
 
 
 def load_program(path: Path) -> Program:

@@ -137,18 +137,30 @@ class Builder:
         return self.sums(instruction, (1, 1, source.shape[2]), (low * pixels, high * pixels))
 
     def requantise(
-        self, source: Tensor, coding: Tensor, *, multiplier_bits: int, classes: int = 1, per_channel: bool = True
+        self,
+        source: Tensor,
+        coding: Tensor,
+        *,
+        multiplier_bits: int,
+        classes: int = 1,
+        per_channel: bool = True,
+        digits: int = 0,
     ) -> Tensor:
         """Random constants that spread the source's range over about the range of the result's type.
 
-        multiplier_bits: 0 for no multipliers, 1 for powers of two, more for signed multipliers.
+        multiplier_bits: 0 for no multipliers, 1 for powers of two, more for signed multipliers; with `digits`, sums
+        of so many signed powers of two instead.
         """
         name, random = self.name(), self.random
         shape = (classes, source.shape[2] if per_channel else 1)
         reach = max(map(abs, self.spans[source.name])).bit_length() - coding.dtype.bits
         multiplier = np.ones(shape, np.int64)
         width = 2
-        if multiplier_bits == 1:
+        if digits:
+            signs = random.choice((-1, 1), (digits, *shape))
+            multiplier = (signs << random.integers(0, 12, signs.shape)).sum(axis=0)
+            width = 15
+        elif multiplier_bits == 1:
             multiplier = 1 << random.integers(0, 4, shape)
             width = 5
         elif multiplier_bits:
@@ -156,19 +168,21 @@ class Builder:
             multiplier = random.integers(-limit, limit, shape)
             width = multiplier_bits
         shift = np.clip(reach + width - 2 + random.integers(-1, 2, shape), 0, 62)
+        mode = RequantiseMode.MULTIPLY if multiplier_bits > 1 else RequantiseMode.SHIFT
+        mode = RequantiseMode.CSD if digits else mode
         half = 1 << np.clip(shift + coding.dtype.bits - 1, 0, 40)
         instruction = Requantise(
             inputs=(source.name,),
             output=name,
-            mode=RequantiseMode.MULTIPLY if multiplier_bits > 1 else RequantiseMode.SHIFT,
-            multiplier=self.constant(f"{name}/multiplier", multiplier) if multiplier_bits else "",
+            mode=mode,
+            multiplier=self.constant(f"{name}/multiplier", multiplier) if digits or multiplier_bits else "",
             offset=self.constant(f"{name}/offset", random.integers(-half, half + 1)),
             shift=self.constant(f"{name}/shift", shift),
             position_classes=(
                 self.constant(f"{name}/classes", random.integers(0, classes, source.shape[:2])) if classes > 1 else ""
             ),
             multiplier_bits=width,
-            digits=0,
+            digits=digits,
             low=coding.dtype.low + (coding.dtype.bits > 2),
             high=coding.dtype.high,
         )
@@ -329,6 +343,7 @@ def _requantised(draw: st.DrawFn, builder: Builder, total: Tensor) -> Tensor:
         multiplier_bits=draw(st.sampled_from((0, 1, 2, 8, 16, 24))),
         classes=draw(st.sampled_from((1, 1, 2, 4))),
         per_channel=draw(st.booleans()),
+        digits=draw(st.sampled_from((0, 0, 0, 1, 2, 4))),
     )
 
 

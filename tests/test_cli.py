@@ -1,5 +1,6 @@
 """The command line: every command at its work, results on stdout and nothing else there."""
 
+import hashlib
 import json
 import os
 import re
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from cli_helpers import Call, Done, assert_refused, in_new_process
 from folders import content
@@ -72,6 +74,33 @@ def test_the_whole_flow(files: Path, call: Call) -> None:
     assert call("verify", "new.bnhw", "--images", "images.npz", "--limit", "3").code == 0
     assert call("info", "new.bnhw").code == 0
     assert call("report", "new.bnhw").code == 0
+
+
+def test_the_integer_onnx_runs_without_this_package(files: Path, call: Call) -> None:
+    arguments = ("--calibrate", "images.npz", "--calibrate-limit", "20")
+    done = call("compile", "digits.onnx", "-o", "new.bnhw", *arguments, "--emit-onnx", "integer.onnx")
+    assert (done.code, done.out) == (0, "")
+    assert re.search(r"wrote integer.onnx: the same integers under onnxruntime, \d{3},\d{3} bytes", done.err)
+    assert Path("new.bnhw").read_bytes() == Path("digits.bnhw").read_bytes()
+    session = onnxruntime.InferenceSession("integer.onnx", providers=["CPUExecutionProvider"])
+    program = bnhw.load("new.bnhw")
+    with np.load("images.npz") as given:
+        (logits,) = session.run(None, {program.input: given["images"]})
+        expected = Machine(program, "reference").run(given["images"])
+    np.testing.assert_array_equal(logits, expected.logits)
+    assert logits.dtype == np.int64
+    properties = session.get_modelmeta().custom_metadata_map
+    assert float(properties["scale"]) == expected.scale
+    assert properties["source_sha256"] == hashlib.sha256(Path("digits.onnx").read_bytes()).hexdigest()
+
+
+def test_verify_compares_with_several_executors(files: Path, call: Call) -> None:
+    arguments = ("verify", "digits.bnhw", "--images", "images.npz", "--limit", "2", "--json")
+    alone = json.loads(call(*arguments).out)
+    both = json.loads(call(*arguments, "--against", "reference, onnx,reference").out)
+    assert both == {**alone, "against": "reference, onnx"}
+    other = json.loads(call(*arguments, "--against", "onnx", "--kernels", "reference").out)
+    assert other == {**alone, "against": "onnx"}
 
 
 def test_json_is_all_of_stdout(files: Path, call: Call) -> None:

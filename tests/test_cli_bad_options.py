@@ -27,7 +27,16 @@ BAD_OPTIONS: tuple[tuple[tuple[str, ...], str], ...] = (
         ("run", "digits.bnhw", *IMAGES, "-o", "no/out.npz"),
         "no/out.npz: cannot be written .*; choose an existing folder",
     ),
-    (("verify", "digits.bnhw", *IMAGES, "--against", "rtl"), "--against 'rtl' is not available; choose reference"),
+    (
+        ("verify", "digits.bnhw", *IMAGES, "--against", "rtl"),
+        "--against 'rtl' is not available; choose reference or onnx, or several between commas",
+    ),
+    (("verify", "digits.bnhw", *IMAGES, "--against", "onnx,rtl,spice"), "--against 'rtl', 'spice' is not available"),
+    (("verify", "digits.bnhw", *IMAGES, "--against", ""), "--against '' is not available"),
+    (
+        ("verify", "digits.bnhw", *IMAGES, "--against", "onnx,reference", "--kernels", "reference"),
+        "it would compare the reference with itself",
+    ),
     (
         ("verify", "digits.bnhw", *IMAGES, "--kernels", "reference"),
         "--kernels reference: it would compare .* itself; choo",
@@ -45,6 +54,13 @@ BAD_OPTIONS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("compile", "digits.onnx", "-o", "new.bnhw"), "Missing option '--calibrate'"),
     (("compile", "digits.onnx", "-o", "new.onnx", *CALIBRATE), "new.onnx: a program has the ending .bnhw"),
     (("compile", "digits.onnx", "-o", "no/new.bnhw", *CALIBRATE), "no/new.bnhw: cannot be written"),
+    ((*NEW, "--emit-onnx", "new.txt"), "new.txt: an integer ONNX graph has the ending .onnx"),
+    ((*NEW, "--emit-onnx", "digits.onnx"), "digits.onnx: is the model that is compiled; choose another name"),
+    ((*NEW, "--emit-onnx", "no/new.onnx"), "no/new.onnx: cannot be written"),
+    (
+        ("compile", "digits.onnx", "-o", "no/new.bnhw", *CALIBRATE, "--emit-onnx", "new.onnx"),
+        "no/new.bnhw: cannot be written",
+    ),
     ((*NEW[:4], "--calibrate", "gone.npz"), "gone.npz: no such file"),
     ((*NEW, "--act-bits", "9"), "act_bits is 9; 2 to 8 bits are allowed"),
     ((*NEW, "--weight-bits", "1"), "weight_bits is 1; 2 to 8 bits are allowed"),

@@ -1,6 +1,7 @@
 """Exit codes 3, for comparisons that do not hold, and 1, for bugs of ours."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,26 @@ def test_a_wrong_kernel_is_found_before_a_program_is_written(
     done = call(*NEW)
     assert done.code == 3
     assert "self-check before writing failed: first difference in AddSaturating 'units.0/Add'" in done.err
+    assert content(files) == before
+
+
+def test_a_wrong_onnx_graph_is_found_by_verify(files: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more than LIFT is one more in every offset."""
+    monkeypatch.setattr("bnhw.integer_onnx.steps.LIFT", (1 << 62) + 1)
+    assert call("verify", "digits.bnhw", *IMAGES).code == 0
+    done = call("verify", "digits.bnhw", *IMAGES, "--against", "reference,onnx")
+    assert (done.code, done.out) == (3, "")
+    assert re.search(r"error: digits.bnhw: first difference in Requantise .*-?\d+ \(onnx\) against", done.err)
+
+
+def test_a_wrong_onnx_graph_is_found_before_anything_is_written(
+    files: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bnhw.integer_onnx.steps.LIFT", (1 << 62) + 1)
+    before = content(files)
+    done = call(*NEW, "--emit-onnx", "new.onnx")
+    assert (done.code, done.out) == (3, "")
+    assert "error: the integer ONNX graph is wrong: first difference in Requantise" in done.err
     assert content(files) == before
 
 

@@ -21,6 +21,7 @@ from bnhw.errors import BadInput, ComparisonFailed, PassFailed, UnsupportedModel
 from bnhw.float_model import float_logits
 from bnhw.importer import import_onnx, read_onnx
 from bnhw.machine import Machine
+from bnhw.onnx_machine import OnnxMachine
 from bnhw.ops import Sign
 from bnhw.options import CompileOptions
 from bnhw.passes.pipeline import normalise_input
@@ -347,5 +348,6 @@ def test_published_network_from_checkpoint_to_integers(checkpoint: Path, tmp_pat
     fidelity = measure_fidelity(result.logits, result.scale, float_logits(path, program, unseen))
     assert fidelity.agreement >= 0.995
     assert (machine.run(test["images"], threads=2).predictions == test["labels"]).all()
-    comparison = first_difference(Machine(program, "reference"), machine, test["images"][:2])
-    assert comparison.difference is None
+    for executor in (machine, OnnxMachine(program, threads=2)):
+        comparison = first_difference(Machine(program, "reference"), executor, test["images"][:2])
+        assert comparison.difference is None

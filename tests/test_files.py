@@ -7,7 +7,7 @@ import pytest
 from folders import content, names_in
 
 from bnhw.errors import BadInput
-from bnhw.files import write_atomically
+from bnhw.files import write_all_atomically, write_atomically
 
 
 @pytest.mark.parametrize("step", ["write", "fsync", "replace"])
@@ -45,6 +45,15 @@ def test_an_interrupt_leaves_the_old_file_and_nothing_else(tmp_path: Path, monke
     with pytest.raises(KeyboardInterrupt):
         write_atomically(path, b"new")
     assert content(tmp_path) == {"p.bnhw": b"old"}
+
+
+def test_of_several_files_all_are_written_or_none(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    with pytest.raises(BadInput, match=r"missing/b: cannot be written"):
+        write_all_atomically({tmp_path / "a": b"new", tmp_path / "missing" / "b": b"new"})
+    assert content(tmp_path) == {"a": b"old"}
+    write_all_atomically({tmp_path / "a": b"new", tmp_path / "b": b"other"})
+    assert content(tmp_path) == {"a": b"new", "b": b"other"}
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ ROOT = Path(bnhw.__file__).parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "version"),
-    ("dtypes", "files"),
+    ("dtypes", "files", "onnx_session"),
     ("kernels",),
     ("options",),
     ("graph", "monotone"),
@@ -34,8 +34,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lowering_state",),
     ("lower_quantise",),
     ("lower",),
-    ("machine", "storage", "count"),
+    ("machine", "storage", "count", "integer_onnx"),
     ("compare",),
+    ("onnx_machine",),
+    ("executors",),
     ("compiler", "float_model", "results"),
     ("demo.digits",),
     ("export",),

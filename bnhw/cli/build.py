@@ -74,14 +74,22 @@ def compile_command(
         str, option("NUMBERS", "The model takes (pixel - mean) / std: one number or one a colour.")
     ] = "0",
     input_std: Annotated[str, option("NUMBERS", "As --input-mean; 255 for a model of pixels 0..1.")] = "1",
+    emit_onnx: Annotated[
+        Path | None, option("FILE", "Write the program as an integer ONNX graph, too (.onnx).", "--emit-onnx")
+    ] = None,
 ) -> None:
     """Compile an ONNX model to an integer program. Checks itself before it writes."""
-    from bnhw.compiler import compile_model
+    from bnhw.compiler import SELF_CHECK_IMAGES, compile_model
     from bnhw.images import read_images
+    from bnhw.program_file import save_program
     from bnhw.reports.tables import format_bits
 
     if output.suffix != ".bnhw":
         raise BadInput(f"{output}: a program has the ending .bnhw")
+    if emit_onnx is not None and emit_onnx.suffix != ".onnx":
+        raise BadInput(f"{emit_onnx}: an integer ONNX graph has the ending .onnx")
+    if emit_onnx is not None and emit_onnx.resolve() == model.resolve():
+        raise BadInput(f"{emit_onnx}: is the model that is compiled; choose another name for --emit-onnx")
     options = CompileOptions(
         act_bits=act_bits,
         weight_bits=weight_bits,
@@ -94,11 +102,20 @@ def compile_command(
     images = read_images(calibrate).part(0, calibrate_limit).pixels
     with progress_bar("calibrating", len(images)) as progress:
         program = compile_model(model, images, options, progress=progress)
-    program.save(output)
+    graphs = {} if emit_onnx is None else {emit_onnx: _checked_onnx(program, images[:SELF_CHECK_IMAGES])}
+    save_program(program, output, beside=graphs)
     for note in program.provenance.notes:
         say(f"note: {note}")
     bits = _weight_bits(program)
     say(f"wrote {output}: {len(program.instructions)} instructions, weights {format_bits(bits)}")
+    for path, content in graphs.items():
+        say(f"wrote {path}: the same integers under onnxruntime, {len(content):,} bytes")
+
+
+def _checked_onnx(program: Any, images: Any) -> bytes:
+    from bnhw.onnx_machine import checked_onnx
+
+    return bytes(checked_onnx(program, images).SerializeToString())
 
 
 def _weight_bits(program: Any) -> int:

@@ -13,6 +13,7 @@ from bnhw.cli.parameters import (
     Model,
     Skip,
     Threads,
+    executor_names,
     kernel_choice,
     kernels_to_verify,
     load_images,
@@ -52,7 +53,9 @@ def run(
 def verify(
     model: Model,
     images: ImageFile,
-    against: Annotated[str, option("EXECUTOR", "Executors to compare with: reference.")] = "reference",
+    against: Annotated[
+        str, option("NAMES", "Executors to compare with, between commas: reference, onnx.")
+    ] = "reference",
     float_model: Annotated[
         Path | None, option("MODEL.onnx", "The ONNX model: adds agreement and signal-to-noise.", "--float")
     ] = None,
@@ -71,25 +74,26 @@ def verify(
     """Compare every intermediate integer of two executors. With --float, also the classes with the float model's."""
     import bnhw
     from bnhw.compare import first_difference, measure_fidelity
+    from bnhw.executors import EXECUTORS
     from bnhw.float_model import float_logits
     from bnhw.machine import Machine
     from bnhw.results import fidelity_summary
 
     if min_agreement and float_model is None:
         raise BadInput("--min-agreement compares with the float model; name it with --float MODEL.onnx")
-    if against != "reference":
-        raise BadInput(f"--against {against!r} is not available; choose reference")
+    names = executor_names(against)
     program = bnhw.load(model)
     chosen = load_images(program, images, labels, skip, limit)
-    machine = Machine(program, kernels_to_verify(kernels))
+    machine = Machine(program, kernels_to_verify(kernels) if "reference" in names else kernel_choice(kernels))
     part = chosen.pixels[:tensors]
-    with progress_bar("comparing", len(part)) as progress:
-        comparison = first_difference(Machine(program, "reference"), machine, part, progress)
-    if comparison.difference is not None:
-        raise ComparisonFailed(f"{model}: {comparison.difference}")
+    for name in names:
+        with progress_bar(f"comparing with {name}", len(part)) as progress:
+            comparison = first_difference(EXECUTORS[name](program), machine, part, progress)
+        if comparison.difference is not None:
+            raise ComparisonFailed(f"{model}: {comparison.difference}")
     summary: dict[str, Any] = {
         "bit_exact": True,
-        "against": against,
+        "against": ", ".join(names),
         "images_compared": len(part),
         "tensors_compared": comparison.tensors,
         "integers_compared": comparison.integers,

@@ -61,6 +61,20 @@ def kernels_to_verify(kernels: str | None) -> str:
     return choice
 
 
+def executor_names(text: str) -> tuple[str, ...]:
+    """Names of executors between commas, each once."""
+    from bnhw.executors import EXECUTORS
+
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    unknown = [name for name in names if name not in EXECUTORS]
+    if unknown:
+        raise BadInput(
+            f"--against {', '.join(map(repr, unknown))} is not available; choose {' or '.join(EXECUTORS)}, or several "
+            "between commas"
+        )
+    return names
+
+
 def load_images(program: Any, path: Path, labels: Path | None, skip: int, limit: int | None) -> Any:
     """Images, with labels that the program's classes allow."""
     from bnhw.images import read_images, read_labels
