@@ -21,6 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("ops",),
     ("images", "weights"),
     ("verify",),
+    ("graph_onnx",),
     ("text",),
     ("onnx_builder",),
     ("onnx_elementwise", "onnx_layers"),
