@@ -35,7 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lowering_state",),
     ("lower",),
     ("machine", "storage", "count"),
-    ("compare",),
+    ("compare", "fidelity"),
     ("compiler", "float_model", "results"),
     ("demo.digits",),
     ("export",),
