@@ -151,7 +151,7 @@ def measure_layers(
         for step in machine.steps(part):
             name = step.instruction.output
             exact = values[names[name]].astype(np.float64) * divisors.get(name, 1)
-            signal, noise, size, clipped = _compare(program.tensor[name], step.value, exact.transpose(0, 2, 3, 1))
+            signal, noise, size, clipped = compare_codes(program.tensor[name], step.value, exact.transpose(0, 2, 3, 1))
             chosen = clipped if isinstance(step.instruction, CODERS) else 0
             sums[name] += (signal, noise, size, chosen, step.saturations)
         if progress is not None:
@@ -189,8 +189,11 @@ def _uneven_divisors(graph: Graph) -> Mapping[str, Array]:
     return found
 
 
-def _compare(tensor: Tensor, codes: Array, exact: Array) -> tuple[float, float, int, int]:
-    """Signal and noise energy, number of values, clipped values; codes and real numbers in one layout."""
+def compare_codes(tensor: Tensor, codes: Array, exact: Array) -> tuple[float, float, int, int]:
+    """Energy of signal and noise, number of values, clipped values, of codes and real numbers in one layout.
+
+    See `LayerFidelity` for what counts as clipped.
+    """
     slope, zero = (2 * tensor.scale, 0.5) if tensor.bipolar else (tensor.scale, tensor.zero_point)
     noise = slope * (codes - zero) - exact
     low, high = tensor.dtype.low, tensor.dtype.high

@@ -11,7 +11,7 @@ from model_builder import ModelBuilder
 from model_strategies import Network, networks, small_network
 
 from bnhw.compiler import compile_model
-from bnhw.dtypes import Array
+from bnhw.dtypes import Array, IntegerType
 from bnhw.errors import BadInput, InvalidProgram
 from bnhw.fidelity import (
     BATCH,
@@ -19,6 +19,7 @@ from bnhw.fidelity import (
     DROP_DB,
     LayerFidelity,
     clipping_notes,
+    compare_codes,
     compile_options,
     decibels,
     digest_warning,
@@ -31,8 +32,10 @@ from bnhw.importer import read_onnx
 from bnhw.machine import Machine
 from bnhw.ops import Convolution
 from bnhw.options import CompileOptions
-from bnhw.program import AddSaturating, Program
+from bnhw.program import AddSaturating, Program, Tensor
 from bnhw.verify import evaluate
+
+BIT = IntegerType(bits=1, signed=False)
 
 
 def written(network: Network, folder: Path) -> Path:
@@ -69,6 +72,9 @@ def test_ratios_are_those_of_whole_tensors_at_once(tmp_path_factory: pytest.Temp
         assert layer.saturated == step.saturations
         expected = decibels(float((exact[layer.name].astype(np.float64) ** 2).sum()), noise)
         assert min(layer.signal_to_noise_db, 80) == pytest.approx(min(expected, 80), abs=0.5)
+    ratios = {layer.name: min(layer.signal_to_noise_db, CLEAN_DB) for layer in layers} | {program.input: CLEAN_DB}
+    for layer, instruction in zip(layers, program.instructions, strict=True):
+        assert layer.drop_db == min(ratios[name] for name in instruction.inputs) - ratios[layer.name]
 
 
 def test_pool_sums_and_the_output_are_compared_in_their_own_units(tmp_path: Path) -> None:
@@ -78,6 +84,37 @@ def test_pool_sums_and_the_output_are_compared_in_their_own_units(tmp_path: Path
     layers = layers_of(compiled(path, network), path, network.pixels)
     assert {"PoolSum", "SumGlobal"} <= {layer.kind for layer in layers}
     assert all(layer.signal_to_noise_db > 25 for layer in layers)
+
+
+def test_sums_without_rounding_are_exact_and_the_factor_behind_them_counts(tmp_path: Path) -> None:
+    """1-bit weights on the image itself, then one factor, which becomes the output's scale."""
+    builder = ModelBuilder(height=4, width=3)
+    value = builder.dense(builder.flatten(builder.image), builder.signs((5, 36)), bias=False)
+    path = tmp_path / "exact.onnx"
+    path.write_bytes(builder.model(builder.apply(value, "Mul", builder.constant(0.25))).SerializeToString())
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 4, 3, 3), np.uint8)
+    program = compile_model(path, pixels)
+    assert program.tensor[program.output].scale == 0.25
+    (only,) = layers_of(program, path, pixels)
+    assert (only.signal_to_noise_db, only.drop_db, only.values) == (np.inf, 0, 35)
+
+
+TENSOR = Tensor(name="t", shape=(1, 1, 5), dtype=IntegerType(bits=2, signed=False), scale=2.0, zero_point=1)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "codes", "exact", "expected"),
+    [
+        (TENSOR, [3, 3, 3, 2, 1], [4.0, 5.0, 5.5, 9.0, 0.0], (16 + 25 + 30.25 + 81, 1 + 2.25 + 49, 5, 1)),
+        (TENSOR, [0, 0, 0, 1, 2], [-2.0, -3.0, -3.5, -9.0, 2.0], (4 + 9 + 12.25 + 81 + 4, 1 + 2.25 + 81, 5, 1)),
+        (TENSOR, [0, 3], [9.0, -9.0], (162.0, 121 + 169, 2, 0)),
+        (replace(TENSOR, dtype=BIT, zero_point=0, bipolar=True), [0, 1, 1], [-2.0, 2.0, 9.0], (89.0, 49.0, 3, 0)),
+    ],
+)
+def test_only_codes_at_an_end_with_values_beyond_it_are_clipped(
+    tensor: Tensor, codes: list[int], exact: list[float], expected: tuple[float, float, int, int]
+) -> None:
+    assert compare_codes(tensor, np.array(codes), np.array(exact)) == expected
 
 
 def test_batches_do_not_matter(tmp_path: Path) -> None:
