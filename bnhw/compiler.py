@@ -10,6 +10,7 @@ from bnhw.compare import Difference, first_difference, measure_fidelity
 from bnhw.dtypes import Array
 from bnhw.errors import BadInput, ComparisonFailed
 from bnhw.graph import Graph
+from bnhw.graph_onnx import run_outputs
 from bnhw.images import fit_pixels
 from bnhw.importer import Source, import_onnx, read_onnx
 from bnhw.lower import lower
@@ -19,7 +20,6 @@ from bnhw.passes.base import run_passes
 from bnhw.passes.pipeline import float_passes, normalise_input, quantise_graph
 from bnhw.program import Program, Provenance
 from bnhw.program_check import check_program
-from bnhw.verify import evaluate_outputs
 from bnhw.version import producer
 
 TRIAL_IMAGES = 2
@@ -89,7 +89,7 @@ def compile_model(
 def _faithfulness_notes(program: Program, graph: Graph, reals: Array, pixels: Array) -> list[str]:
     """A warning where the integers are far from the float graph, which reference and kernels alone cannot show."""
     result = Machine(program).run(pixels)
-    fidelity = measure_fidelity(result.logits, result.scale, evaluate_outputs(graph, reals))
+    fidelity = measure_fidelity(result.logits, result.scale, run_outputs(graph, reals))
     if fidelity.signal_to_noise_db >= LEAST_SIGNAL_TO_NOISE_DB:
         return []
     return [

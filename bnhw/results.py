@@ -3,6 +3,7 @@
 import io
 import math
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from bnhw.compare import Fidelity
 from bnhw.dtypes import Array
+from bnhw.fidelity import LayerFidelity, first_drop, largest_drop
 from bnhw.files import write_atomically
 from bnhw.machine import Result
 
@@ -26,6 +28,8 @@ def run_summary(result: Result, labels: Array | None, threads: int) -> dict[str,
         "saturated_residual_sums": sum(result.saturations.values()),
         "logit_scale": result.scale,
     }
+    if any(result.saturations.values()):
+        summary["saturated_sums_by_layer"] = {name: count for name, count in result.saturations.items() if count}
     if labels is not None:
         summary["accuracy_percent"] = 100 * float((result.predictions == labels).mean())
     return summary
@@ -41,7 +45,31 @@ def fidelity_summary(fidelity: Fidelity) -> dict[str, Any]:
     if fidelity.float_accuracy is not None and fidelity.integer_accuracy is not None:
         summary["float_accuracy_percent"] = 100 * fidelity.float_accuracy
         summary["integer_accuracy_percent"] = 100 * fidelity.integer_accuracy
+        summary["accuracy_change_points"] = 100 * (fidelity.integer_accuracy - fidelity.float_accuracy)
     return summary
+
+
+def layer_summary(layers: Sequence[LayerFidelity], images: int) -> dict[str, Any]:
+    """What `bnhw verify --float` says of single tensors, compared on so many images."""
+    first, largest = first_drop(layers), largest_drop(layers)
+    return {
+        "images_compared_by_layer": images,
+        "first_drop": None if first is None else first.name,
+        "largest_drop": None if largest is None else largest.name,
+        "clipped_values": sum(layer.clipped for layer in layers),
+        "saturated_residual_sums": sum(layer.saturated for layer in layers),
+        "layers": [
+            {
+                "name": layer.name,
+                "kind": layer.kind,
+                "signal_to_noise_db": _finite(layer.signal_to_noise_db),
+                "drop_db": round(layer.drop_db, 2),
+                "clipped_percent": 100 * layer.clipped / layer.values,
+                "saturated_percent": 100 * layer.saturated / layer.values,
+            }
+            for layer in layers
+        ],
+    }
 
 
 def _finite(decibels: float) -> float | None:
@@ -49,10 +77,18 @@ def _finite(decibels: float) -> float | None:
 
 
 def summary_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    """The values of a summary as words and text."""
-    return [
-        (_words(name), f"{value:.2f}" if name.endswith("_percent") else _text(value)) for name, value in summary.items()
-    ]
+    """The values of a summary as words and text, without its lists, which are tables of their own."""
+    return [(_words(name), _number(name, value)) for name, value in summary.items() if not isinstance(value, list)]
+
+
+def _number(name: str, value: Any) -> str:
+    if name.endswith("_percent"):
+        return f"{value:.2f}"
+    if name.endswith("_points"):
+        return f"{value:+.2f}"
+    if name.endswith("_by_layer") and isinstance(value, Mapping):
+        return ", ".join(f"{layer}: {count:,}" for layer, count in value.items())
+    return _text(value)
 
 
 def _words(name: str) -> str:

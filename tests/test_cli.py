@@ -6,10 +6,12 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from cli_helpers import Call, Done, assert_refused, in_new_process
@@ -18,6 +20,7 @@ from folders import content
 import bnhw
 from bnhw.demo.digits import CHECKPOINT
 from bnhw.machine import Machine
+from bnhw.program import AddSaturating
 
 COMMANDS = ("demo", "export", "check", "compile", "info", "run", "verify", "report")
 
@@ -123,6 +126,44 @@ def test_json_is_all_of_stdout(files: Path, call: Call) -> None:
     report = call("report", "digits.bnhw", "--format", "json")
     call("report", "digits.bnhw", "--format", "json", "-o", "report.json")
     assert json.loads(report.out) == json.loads(Path("report.json").read_text())
+
+
+def test_verify_names_the_noise_of_every_tensor(files: Path, call: Call) -> None:
+    arguments = ("verify", "digits.bnhw", "--images", "images.npz", "--float", "digits.onnx", "--layer-images", "3")
+    summary = json.loads(call(*arguments, "--json").out)
+    assert summary["images_compared_by_layer"] == 3
+    change = summary["integer_accuracy_percent"] - summary["float_accuracy_percent"]
+    assert summary["accuracy_change_points"] == change
+    program = bnhw.load("digits.bnhw")
+    assert [layer["name"] for layer in summary["layers"]] == [one.output for one in program.instructions]
+    assert all(layer["signal_to_noise_db"] is None or layer["signal_to_noise_db"] > 20 for layer in summary["layers"])
+    done = call(*arguments)
+    assert done.err == ""
+    assert "Against the float model, tensor by tensor, 3 images" in done.out
+    assert f"Largest drop: {summary['largest_drop']}" in " ".join(done.out.split())
+    assert re.search(r"accuracy change points +[+-]\d+\.\d\d\n", done.out)
+
+
+def test_verify_warns_where_the_model_is_another_file(files: Path, call: Call) -> None:
+    other = onnx.load("digits.onnx")
+    other.doc_string = "the same network, saved again"
+    onnx.save(other, "other.onnx")
+    done = call("verify", "digits.bnhw", "--images", "images.npz", "--float", "other.onnx", "--limit", "2")
+    assert done.code == 0
+    assert done.err.startswith("warning: other: not the file that the program was compiled from (sha256 ")
+
+
+def test_saturated_sums_are_named_by_layer(files: Path, call: Call) -> None:
+    program = bnhw.load("digits.bnhw")
+    add = next(one for one in program.instructions if isinstance(one, AddSaturating))
+    tight = [replace(one, low=-9, high=9) if one is add else one for one in program.instructions]
+    replace(program, instructions=tuple(tight)).save("tight.bnhw")
+    arguments = ("run", "tight.bnhw", "--images", "images.npz", "--limit", "2")
+    by_layer = json.loads(call(*arguments, "--json").out)["saturated_sums_by_layer"]
+    assert list(by_layer) == [add.output]
+    assert by_layer[add.output] > 0
+    assert f"saturated sums by layer  {add.output}: {by_layer[add.output]:,}\n" in call(*arguments).out
+    assert "saturated_sums_by_layer" not in json.loads(call("run", "digits.bnhw", *arguments[2:], "--json").out)
 
 
 def test_reports_written_to_a_file_are_those_printed(files: Path, call: Call) -> None:

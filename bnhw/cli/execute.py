@@ -1,9 +1,10 @@
 """Commands that execute a program: run, verify."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from bnhw.cli.console import progress_bar, show_summary
+from bnhw.cli.console import progress_bar, say, show, show_summary
 from bnhw.cli.parameters import (
     ImageFile,
     Json,
@@ -20,6 +21,11 @@ from bnhw.cli.parameters import (
     option,
 )
 from bnhw.errors import BadInput, ComparisonFailed
+
+if TYPE_CHECKING:
+    from bnhw.dtypes import Array
+    from bnhw.fidelity import LayerFidelity
+    from bnhw.program import Program
 
 
 def run(
@@ -67,17 +73,21 @@ def verify(
         float,
         option("PERCENT", "With --float: fail (exit 3) below this per cent of equal classes.", least=0, most=100),
     ] = 0.0,
+    layer_images: Annotated[
+        int, option("N", "With --float: compare every tensor of so many images with the float model.", least=1)
+    ] = 64,
     threads: Threads = 1,
     kernels: Kernels = None,
     as_json: Json = False,
 ) -> None:
-    """Compare every intermediate integer of two executors. With --float, also the classes with the float model's."""
+    """Compare every intermediate integer of two executors. With --float, also with the float model: class and noise."""
     import bnhw
     from bnhw.compare import first_difference, measure_fidelity
     from bnhw.executors import EXECUTORS
     from bnhw.float_model import float_logits
     from bnhw.machine import Machine
-    from bnhw.results import fidelity_summary
+    from bnhw.reports.fidelity_table import layer_table
+    from bnhw.results import fidelity_summary, layer_summary
 
     if min_agreement and float_model is None:
         raise BadInput("--min-agreement compares with the float model; name it with --float MODEL.onnx")
@@ -98,15 +108,34 @@ def verify(
         "tensors_compared": comparison.tensors,
         "integers_compared": comparison.integers,
     }
+    layers: Sequence[LayerFidelity] = ()
     if float_model is not None:
         with progress_bar("running", len(chosen.pixels)) as progress:
             result = machine.run(chosen.pixels, threads=threads, progress=progress)
         reals = float_logits(float_model, program, chosen.pixels)
         fidelity = measure_fidelity(result.logits, result.scale, reals, chosen.labels)
         summary |= fidelity_summary(fidelity)
+        part = chosen.pixels[:layer_images]
+        layers = _measure_layers(program, float_model, part, machine.kernel_set.choice)
+        summary |= layer_summary(layers, len(part))
     show_summary(f"{model}", summary, as_json)
+    if layers and not as_json:
+        show(layer_table(layers, len(part)))
     if summary.get("agreement_percent", 100.0) < min_agreement:
         raise ComparisonFailed(
             f"{model}: {summary['agreement_percent']:.2f} % of the classes equal the float model's, "
             f"at least {min_agreement} % were asked for"
         )
+
+
+def _measure_layers(program: "Program", path: Path, pixels: "Array", kernels: str) -> "tuple[LayerFidelity, ...]":
+    from bnhw.fidelity import digest_warning, measure_layers, reference_graph
+    from bnhw.importer import read_onnx
+
+    source = read_onnx(path)
+    warning = digest_warning(source, program)
+    if warning is not None:
+        say(f"warning: {warning}")
+    graph = reference_graph(source, program)
+    with progress_bar("comparing layers", len(pixels)) as progress:
+        return measure_layers(program, graph, pixels, kernels=kernels, progress=progress)

@@ -19,9 +19,14 @@ from bnhw.weights import channel_magnitudes, to_integers, to_signs
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExtractWeightScales:
-    """See the module's list of cases. `weight_bits`: 2..8, the width of weights that are not 1-bit."""
+    """See the module's list of cases. `weight_bits`: 2..8, the width of weights that are not 1-bit.
+
+    `rounded`: false leaves k-bit weights unrounded (float32, in units of their integers), as a reference that the
+    rounding of weights can be measured against; such a graph cannot be lowered.
+    """
 
     weight_bits: int = 8
+    rounded: bool = True
 
     def run(self, graph: Graph) -> Graph:
         """Every convolution gets integer weights."""
@@ -34,7 +39,7 @@ class ExtractWeightScales:
             nodes.append(node)
             if not isinstance(node.attributes, Convolution) or node.attributes.weight_bits is not None:
                 continue
-            weights, scale, bits = _integers(node.attributes.weights, self.weight_bits)
+            weights, scale, bits = _integers(node.attributes.weights, self.weight_bits, rounded=self.rounded)
             nodes[-1] = replace(node, attributes=replace(node.attributes, weights=weights, weight_bits=bits))
             if bits > 1:
                 many_bits.append(node.name)
@@ -47,11 +52,13 @@ class ExtractWeightScales:
         return result.with_notes(*_multiplier_notes(many_bits, self.weight_bits))
 
 
-def _integers(weights: Array, bits: int) -> tuple[Array, Array, int]:
+def _integers(weights: Array, bits: int, *, rounded: bool) -> tuple[Array, Array, int]:
     magnitudes = channel_magnitudes(weights)
     if magnitudes is not None:
         return freeze(to_signs(weights)), magnitudes, 1
     integers, scales = to_integers(weights, bits)
+    if not rounded:
+        integers = (weights / scales[:, None, None, None]).astype(np.float32)
     return freeze(integers), scales, bits
 
 
