@@ -56,6 +56,7 @@ CONVERTERS: Mapping[str, Callable[[Builder, OnnxNode], Imported | None]] = {
     "Div": elementwise.convert_divide,
     "Dropout": layers.convert_dropout,
     "Flatten": layers.convert_flatten,
+    "Floor": elementwise.convert_floor,
     "Gemm": layers.convert_gemm,
     "GlobalAveragePool": layers.convert_global_average_pool,
     "GreaterOrEqual": elementwise.convert_compare,
