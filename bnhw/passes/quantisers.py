@@ -91,23 +91,25 @@ def _role(bits: int, from_image: bool) -> Role:
 
 
 def _clamp_behind(graph: Graph, floor: Node) -> tuple[Node, int, int]:
-    """The clamp that alone reads `floor`, and its bounds."""
-    reader = graph.sole_consumer(floor.output)
-    if reader is None or not isinstance(reader.attributes, Clamp):
+    """The clamp that alone reads `floor` (the last one, where a Max and a Min are written), and the bounds."""
+    last, low, high = floor, -np.inf, np.inf
+    while (reader := graph.sole_consumer(last.output)) is not None and isinstance(reader.attributes, Clamp):
+        clamp, last = reader.attributes, reader
+        low, high = (float(np.clip(bound, clamp.low, clamp.high)) for bound in (low, high))
+    if last is floor:
         readers = ", ".join(f"{node.op} {node.place}" for node in graph.consumers.get(floor.output, ()))
         raise PassFailed(
             f"Floor {floor.place} is read by {readers or 'the output'}; only the floor of a quantiser, which one clamp "
             "to integer bounds alone reads, can become codes: scale * (clip(floor(x / scale + 0.5), low, high))"
         )
-    low, high = reader.attributes.low, reader.attributes.high
     count = high - low + 1
     sizes = [float(1 << bits) for bits in range(2, MAX_BITS + 1)]
-    if not (float(low).is_integer() and float(high).is_integer() and count in sizes):
+    if not (low.is_integer() and high.is_integer() and count in sizes):
         raise PassFailed(
-            f"Clamp {reader.place} of the quantiser {floor.place} keeps floors from {low:g} to {high:g}; integers that "
+            f"Clamp {last.place} of the quantiser {floor.place} keeps floors from {low:g} to {high:g}; integers that "
             f"give 2^k codes with k of 2..{MAX_BITS} are expected, like -8 and 7 or 0 and 15"
         )
-    return reader, int(low), int(high)
+    return last, int(low), int(high)
 
 
 def _coding_behind(graph: Graph, floor: Node, clamp: Node, low: int, high: int) -> tuple[Node, float, int]:
