@@ -40,13 +40,12 @@ def quantise_aware(
     images: float32 (N, C, H, W), raw pixels 0 to 255; the scales of the quantisers are fitted to them, in order, and
     stay. bits: of the codes that convolutions read, 2 to 8; input_bits: of the normalised image; residual_bits: of
     pooled shortcuts. power_of_two: weight scales become powers of two and pooling divides by 8, without which the
-    codes of the integer program are not exactly those of the network. Raises `BadInput` for widths out of range and
+    codes of the integer program are not exactly those of the network. The temperature of a shifted-ReLU network falls,
+    where few codes leave the logits too small to learn from, to the power of two that gives them unit deviation. Raises `BadInput` for widths out of range and
     where the residual stream is too large for `residual_bits`.
     """
     constants = {"weight_scale": "pow2", "pool_divisor": "pow2"} if power_of_two else {}
-    config = replace(
-        network.config, act_bits=bits, input_bits=input_bits, residual_bits=residual_bits, **constants
-    )  # type: ignore[arg-type]  # the keys are those of string fields
+    config = replace(network.config, act_bits=bits, input_bits=input_bits, residual_bits=residual_bits, **constants)  # type: ignore[arg-type]  # the keys are those of string fields
     with torch.random.fork_rng(devices=[]):  # the initial weights are replaced; leave the caller's numbers be
         result = WideResNet(config)
     values = result.state_dict()
@@ -56,6 +55,21 @@ def quantise_aware(
     result.eval()
     calibrate_quantisers(result, images)
     _share_residual_scale(result, images)
+    if config.normalisation == "shifted_relu":
+        result = _with_temperature(result, min(config.temperature, _fitted_temperature(result, images)))
+    return result.eval()
+
+
+def _fitted_temperature(network: WideResNet, images: Tensor) -> float:
+    with torch.no_grad():
+        deviation = float(network(images).std()) * network.config.temperature
+    return 2.0 ** round(math.log2(deviation)) if 0 < deviation < math.inf else network.config.temperature
+
+
+def _with_temperature(network: WideResNet, temperature: float) -> WideResNet:
+    with torch.random.fork_rng(devices=[]):
+        result = WideResNet(replace(network.config, temperature=temperature))
+    result.load_state_dict(network.state_dict())
     return result
 
 

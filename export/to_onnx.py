@@ -59,7 +59,7 @@ def to_onnx(model: nn.Module, path: str | Path | None = None, *, input_shape: tu
 
 
 def _inference_copy(model: nn.Module) -> nn.Module:
-    """A deep copy on the CPU in eval mode, without gradients or hooks, with 1-bit weights and quantisers materialised."""
+    """A deep copy on the CPU in eval mode, without gradients or hooks, with plain weights and quantisers."""
     tensors = [*model.named_parameters(), *model.named_buffers()]
     bad = [name for name, tensor in tensors if not torch.isfinite(tensor).all()]
     if bad:

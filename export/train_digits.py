@@ -54,12 +54,12 @@ def fine_tune(
     *,
     epochs: int,
     seed: int,
-    first_rate: float = FIRST_RATE / 10,
+    first_rate: float = FIRST_RATE,
 ) -> WideResNet:
     """Train a copy of `model` further on images (N, H, W, C) and return it in eval mode.
 
-    The method is that of `train_digits` but for the learning rate, which starts at `first_rate`. Networks from
-    `bnhw.export.quantise_aware` learn to do with their codes in a few epochs.
+    The method is that of `train_digits`; the learning rate starts at `first_rate`. From a checkpoint of signs alone a
+    high rate is needed: every weight stands a whole weight scale away from its other sign.
     """
     tuned = copy.deepcopy(model)
     with torch.random.fork_rng(devices=[]):

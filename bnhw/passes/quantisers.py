@@ -33,6 +33,9 @@ MAX_BITS = 24
 RECIPROCAL_ERROR = 2.0**-52
 """How far (1 / scale) * scale is from 1 at the most, in float64."""
 
+PRODUCT_ERROR = 2.0**-50
+"""How far scale * zero point is from their product at the most, relatively, after a few float64 operations."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecogniseQuantisers:
@@ -116,13 +119,13 @@ def _coding_behind(graph: Graph, floor: Node, clamp: Node, low: int, high: int) 
     """The last node of the quantiser, the scale, and the floor that stands for 0 (case 3)."""
     found: tuple[Node, float, int] | None = None
     for node, scale, shift in _scaled(graph, clamp):
-        zero = -shift / scale
-        if zero.is_integer() and low <= zero <= high:
-            found = (node, scale, int(zero))
+        zero = round(-shift / scale)
+        if abs(shift + zero * scale) <= abs(shift) * PRODUCT_ERROR and low <= zero <= high:
+            found = (node, scale, zero)
     if found is None:
         raise PassFailed(
-            f"none of the {high - low + 1} codes of the quantiser {floor.place} stands for 0, which padding and zero "
-            f"weights need; clamp to bounds with 0 between them, not {low} and {high}, or subtract an integer zero point"
+            f"none of the {high - low + 1} codes of the quantiser {floor.place} stands for 0, which padding needs; clamp "
+            f"to bounds with 0 between them, not {low} and {high}, or subtract an integer zero point"
         )
     return found
 

@@ -11,7 +11,7 @@ Cases, by what stands before the point:
 5. Anything else: signed, symmetric, zero point 0.
 Where a power-of-two ratio to the integer behind the point is wanted (mode `shift`; logits that differ by one
 factor and a bias), the scale is the smallest such multiple that holds the range. No scale is so fine that the ratio
-would not fit the multipliers. A Quantise of the model's own stays as it is; a point that would give the same codes again
+would not fit the multipliers. A Quantise of the model's own stays as it is; a point that would give its codes again
 goes.
 """
 
