@@ -26,7 +26,7 @@ from bnhw.ops import (
     Role,
     Window,
 )
-from bnhw.options import CompileOptions, Requantisation
+from bnhw.options import Requantisation
 from bnhw.passes.absorb import AbsorbFlatten
 from bnhw.passes.fold import FoldConstants
 from bnhw.passes.place import PlaceQuantisePoints
@@ -223,5 +223,3 @@ def test_a_quantiser_in_onnx_is_read_from_clip_and_floor(opset: int) -> None:
     images = grid((2, 5, 5))
     found = evaluate_outputs(graph, images).reshape(-1)
     np.testing.assert_array_equal(found, run_onnxruntime(model, images).reshape(-1))
-
-

@@ -6,7 +6,8 @@ Cases:
    refused when the pool has padding of its own that does not count.
 3. ZeroPad before a max pool is refused (a padded zero can win there, NUMERICS knows no such padding), as it is
    before anything else.
-4. Flatten moves down past clamps, signs, quantisers and affine nodes whose constants are the same over each channel's pixels.
+4. Flatten moves down past clamps, signs, quantisers, and affine nodes whose constants are the same over each channel's
+   pixels.
 5. Flatten of an image before a dense layer: the layer becomes a convolution with a kernel of the image's size.
 6. Flatten before anything else is refused.
 """

@@ -8,8 +8,8 @@ Cases:
 2. What stands in front of the floor is any function of x: where it is x / scale + zero_point + 0.5, round half up,
    nothing of it is left; else the difference stays in front of the codes as scale and shift.
 3. Scales and shifts behind the clamp belong to the codes as far as 0 is one of these; what follows stays where it is.
-4. The role: INPUT where only pointwise nodes stand between the image and codes of at most 12 bits, else ACTIVATION up to
-   8 bits, which convolutions read, else RESIDUAL.
+4. The role: INPUT where only pointwise nodes stand between the image and codes of at most 12 bits, else ACTIVATION up
+   to 8 bits, which convolutions read, else RESIDUAL.
 Refused: a floor that anything but one clamp reads; clamps whose bounds are no integers or whose codes are no power of
 two, 4 at the least; codes of which none is 0.
 """
@@ -124,8 +124,8 @@ def _coding_behind(graph: Graph, floor: Node, clamp: Node, low: int, high: int) 
             found = (node, scale, zero)
     if found is None:
         raise PassFailed(
-            f"none of the {high - low + 1} codes of the quantiser {floor.place} stands for 0, which padding needs; clamp "
-            f"to bounds with 0 between them, not {low} and {high}, or subtract an integer zero point"
+            f"none of the {high - low + 1} codes of the quantiser {floor.place} stands for 0, which padding needs; "
+            f"clamp to bounds with 0 between them, not {low} and {high}, or subtract an integer zero point"
         )
     return found
 
