@@ -42,7 +42,8 @@ def load_mnist(path: Path, *, train_images: int) -> Digits:
 def _halved(images: Array) -> Array:
     """Images uint8 (N, H, W) with each 2 x 2 pixels averaged."""
     count, height, width = images.shape
-    return images.reshape(count, height // 2, 2, width // 2, 2).mean(axis=(2, 4)).astype(np.uint8)
+    means = images.reshape(count, height // 2, 2, width // 2, 2).mean(axis=(2, 4))
+    return np.asarray(means.astype(np.uint8))
 
 
 def train_mnist(digits: Digits, *, epochs: int) -> WideResNet:

@@ -36,7 +36,8 @@ def network(config: WideResNetConfig = SMALL) -> WideResNet:
 
 
 def images(count: int = 8, seed: int = 0) -> Tensor:
-    return torch.randint(0, 256, (count, 1, 8, 8), generator=torch.Generator().manual_seed(seed)).float()
+    pixels: Tensor = torch.randint(0, 256, (count, 1, 8, 8), generator=torch.Generator().manual_seed(seed))
+    return pixels.float()
 
 
 def coding(layer: QuantisedActivation) -> Quantisation:

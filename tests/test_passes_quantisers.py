@@ -196,17 +196,24 @@ def test_convolutions_read_given_codes_as_they_are() -> None:
 
 def test_an_addition_of_given_codes_leaves_them_to_their_other_readers() -> None:
     nodes = quantiser(0.25, 0, 0, 15)
+    codes = f"n{len(nodes)}"
     graph = placed(
         CONV,
         *nodes,
-        ("conv", convolution(3, 2, bits=1), (f"n{len(nodes)}",)),
-        ("pad", ChannelPad(before=0, after=1), (f"n{len(nodes)}",)),
-        ("sum", Add(), ("pad", "conv")),
+        ("conv", convolution(2, 2, bits=1), (codes,)),
+        ("sum", Add(), (codes, "conv")),
+        ("wide", convolution(3, 2, bits=1), (codes,)),
+        ("padded", ChannelPad(before=0, after=1), (codes,)),
+        ("last", Add(), ("padded", "wide")),
+        ("joined", convolution(2, 3, bits=1), ("last",)),
+        ("end", Add(), ("joined", "sum")),
     )
-    assert set(points(graph, Role.RESIDUAL)) == {"pad", "conv"}
+    groups = points(graph, Role.RESIDUAL)
+    assert set(groups) == {codes, "padded", "conv", "wide", "joined"}
+    assert groups[codes] == groups["conv"]
     readers = {node.output: node.inputs for node in graph.nodes}
-    assert readers["conv"] == readers["pad"] == (f"n{len(nodes)}",)
-    assert len(set(points(graph, Role.RESIDUAL).values())) == 1
+    assert readers["conv"] == readers["wide"] == readers["padded"] == (codes,)
+    assert readers["sum"] == (f"{codes}/residual", "conv/residual")
 
 
 @pytest.mark.parametrize("opset", [9, 13, 18])
