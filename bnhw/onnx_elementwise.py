@@ -5,7 +5,7 @@ import numpy as np
 from bnhw.dtypes import Array
 from bnhw.monotone import Function
 from bnhw.onnx_builder import Builder, Imported, OnnxNode, Predicate, Refused, affine, require_finite, scalar
-from bnhw.ops import Activation, Add, Clamp, Sign
+from bnhw.ops import Activation, Add, Clamp, Floor, Sign
 
 
 def _per_channel(value: Imported, constant: Array) -> Array:
@@ -101,6 +101,11 @@ def convert_clip(builder: Builder, node: OnnxNode) -> Imported:
     if low >= high:
         raise Refused(f"its bounds {low} and {high} leave nothing")
     return builder.emit(node, Clamp(low=low, high=high), builder.value(node))
+
+
+def convert_floor(builder: Builder, node: OnnxNode) -> Imported:
+    """Floor: the rounding of a quantiser, which `bnhw.passes.quantisers` recognises."""
+    return builder.emit(node, Floor(), builder.value(node))
 
 
 def _bound(builder: Builder, node: OnnxNode) -> tuple[Imported, float]:

@@ -57,6 +57,7 @@ CONVERTERS: Mapping[str, Callable[[Builder, OnnxNode], Imported | None]] = {
     "Dropout": layers.convert_dropout,
     "Elu": elementwise.convert_elu,
     "Flatten": layers.convert_flatten,
+    "Floor": elementwise.convert_floor,
     "Gemm": layers.convert_gemm,
     "GlobalAveragePool": layers.convert_global_average_pool,
     "GreaterOrEqual": elementwise.convert_compare,

@@ -118,6 +118,11 @@ class Sign(Attributes):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Floor(Attributes):
+    """The largest integer that is not above x; only part of a quantiser can become integers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Add(Attributes):
     """The sum of two values of one shape."""
 
@@ -334,6 +339,7 @@ OPS: Mapping[type[Attributes], OpSpec] = {
         evaluate=lambda op, xs: np.where(xs[0] >= 0, np.float32(1), np.float32(-1)),
         elementwise=True,
     ),
+    Floor: OpSpec(arity=1, shape=_same_shape, evaluate=lambda op, xs: np.floor(xs[0]), elementwise=True),
     Add: OpSpec(arity=2, shape=_same_shape, evaluate=lambda op, xs: xs[0] + xs[1]),
     AveragePool: OpSpec(arity=1, shape=_pool_shape, evaluate=_evaluate_average_pool),
     MaxPool: OpSpec(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 Padding = Literal["symmetric", "tf_same"]
+PoolDivisor = Literal["pixels", "pow2"]
 
 
 class _SignStraightThrough(torch.autograd.Function):
@@ -49,7 +50,15 @@ def he_standard_deviation(weight_shape: Sequence[int]) -> float:
     return math.sqrt(2.0 / math.prod(weight_shape[1:]))
 
 
-WEIGHT_SCALES: dict[str, Callable[[Sequence[int]], float]] = {"he": he_standard_deviation}
+def nearest_power_of_two(weight_shape: Sequence[int]) -> float:
+    """The power of two nearest, in ratio, to `he_standard_deviation`: in integers a scale that needs only wires."""
+    return 2.0 ** round(math.log2(he_standard_deviation(weight_shape)))
+
+
+WEIGHT_SCALES: dict[str, Callable[[Sequence[int]], float]] = {
+    "he": he_standard_deviation,
+    "pow2": nearest_power_of_two,
+}
 
 
 class Conv2d(nn.Conv2d):
@@ -99,7 +108,7 @@ class BinaryConv2d(Conv2d):
 
     The gradient of the sign is the identity. `scale` is a constant, fixed at construction, held as a float32
     buffer of shape () so that a checkpoint carries it; with `weight_scale="he"` it is the standard deviation
-    of the initial weights (paper 1, section III-B and figure 3).
+    of the initial weights (paper 1, section III-B and figure 3), with "pow2" the power of two nearest to it.
     """
 
     scale: Tensor
@@ -201,19 +210,28 @@ def zero_padding(size: int, *, kernel: int, stride: int, padding: Padding) -> tu
 
 
 class AveragePool3x3(nn.Module):
-    """3 x 3 average pooling with stride 2 that divides by the number of pixels really inside the image.
+    """3 x 3 average pooling with stride 2.
 
-    The windows stand where those of a 3 x 3 convolution with stride 2 and the same `padding` stand; output
-    (N, C, ceil(H / 2), ceil(W / 2)).
+    `divisor` "pixels" divides by the number of pixels really inside the image (9, 6 or 4), "pow2" by 8 everywhere: a
+    sum of 9 pixels, or fewer at the border, and a shift. The windows stand where those of a 3 x 3 convolution with
+    stride 2 and the same `padding` stand; output (N, C, ceil(H / 2), ceil(W / 2)).
     """
 
-    def __init__(self, *, padding: Padding = "symmetric") -> None:
+    def __init__(self, *, padding: Padding = "symmetric", divisor: PoolDivisor = "pixels") -> None:
         super().__init__()
         self.padding_rule = padding
+        self.divisor = divisor
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - as in torch.nn
         """Pool (N, C, H, W)."""
-        top, left = (zero_padding(size, kernel=3, stride=2, padding=self.padding_rule)[0] for size in input.shape[-2:])
+        (top, bottom), (left, right) = (
+            zero_padding(size, kernel=3, stride=2, padding=self.padding_rule) for size in input.shape[-2:]
+        )
+        if self.divisor == "pow2":
+            padded = functional.pad(input, (left, right, top, bottom))
+            # A correctly rounded division by 9 = 2^3 + 2^0 is undone exactly by the multiplication with 9 (Goldberg,
+            # "What every computer scientist should know about floating-point arithmetic", 1991, theorem 7).
+            return functional.avg_pool2d(padded, 3, 2) * (9 / 8)
         # Under "tf_same" the last window may hang over the far edge: ceil_mode keeps it, and torch does not
         # count what hangs over. Under "symmetric" it would add one window too many.
         hang_over = self.padding_rule == "tf_same"

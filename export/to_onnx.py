@@ -20,6 +20,7 @@ from torch import nn
 
 from bnhw.errors import BadInput
 from bnhw.export.layers import BinaryConv2d
+from bnhw.export.quantisers import QuantisedActivation
 from bnhw.files import write_atomically
 from bnhw.version import producer
 
@@ -58,7 +59,7 @@ def to_onnx(model: nn.Module, path: str | Path | None = None, *, input_shape: tu
 
 
 def _inference_copy(model: nn.Module) -> nn.Module:
-    """A deep copy on the CPU in eval mode, without gradients or hooks, with 1-bit weights materialised."""
+    """A deep copy on the CPU in eval mode, without gradients or hooks, with plain weights and quantisers."""
     tensors = [*model.named_parameters(), *model.named_buffers()]
     bad = [name for name, tensor in tensors if not torch.isfinite(tensor).all()]
     if bad:
@@ -76,7 +77,7 @@ def _inference_copy(model: nn.Module) -> nn.Module:
 
 
 def _materialise(module: nn.Module) -> nn.Module:
-    if isinstance(module, BinaryConv2d):
+    if isinstance(module, BinaryConv2d | QuantisedActivation):
         return module.materialise()
     for name, child in module.named_children():
         setattr(module, name, _materialise(child))

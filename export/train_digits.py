@@ -9,6 +9,7 @@ up to one pixel; there is no flipping and no cutout. No choice was made on the t
 """
 
 import argparse
+import copy
 import math
 import sys
 import time
@@ -39,28 +40,62 @@ def train_digits(digits: Digits, *, epochs: int, seed: int) -> WideResNet:
     """Train on `digits.train_images` and return the network in eval mode; the same seed gives the same bits
     on one machine with one number of threads. The global random state of torch is left alone.
     """
-    if epochs < 1:
-        raise BadInput(f"epochs is {epochs}; expected at least 1")
-    images, labels = as_tensor(digits.train_images), torch.from_numpy(digits.train_labels.astype(np.int64))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = WideResNet(digits_config(digits)).train()
-        optimizer = torch.optim.SGD(model.parameters(), lr=FIRST_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-        steps = math.ceil(len(images) / BATCH_SIZE)
-        start = time.monotonic()
-        for epoch in range(epochs):
-            losses = []
-            for step, batch in enumerate(torch.split(torch.randperm(len(images)), BATCH_SIZE)):
-                rate = cosine_rate((epoch * steps + step) / (epochs * steps))
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                loss = functional.cross_entropy(model(shift_randomly(images[batch])), labels[batch])
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]  # torch's own
-                optimizer.step()
-                losses.append(float(loss.detach()))
-            _report(epoch + 1, epochs, sum(losses) / steps, time.monotonic() - start)
+        model = WideResNet(digits_config(digits))
+        _train(model, digits.train_images, digits.train_labels, epochs=epochs, first_rate=FIRST_RATE)
     return model.eval()
+
+
+def fine_tune(
+    model: WideResNet,
+    images: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.uint8],
+    *,
+    epochs: int,
+    seed: int,
+    first_rate: float = FIRST_RATE,
+) -> WideResNet:
+    """Train a copy of `model` further on images (N, H, W, C) and return it in eval mode.
+
+    The method is that of `train_digits`; the learning rate starts at `first_rate`. From a checkpoint of signs alone a
+    high rate is needed: every weight stands a whole weight scale away from its other sign.
+    """
+    tuned = copy.deepcopy(model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        _train(tuned, images, labels, epochs=epochs, first_rate=first_rate)
+    return tuned.eval()
+
+
+def _train(
+    model: WideResNet,
+    images: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.uint8],
+    *,
+    epochs: int,
+    first_rate: float,
+) -> None:
+    """Train `model` itself; random numbers come from torch's global state."""
+    if epochs < 1:
+        raise BadInput(f"epochs is {epochs}; expected at least 1")
+    inputs, targets = as_tensor(images), torch.from_numpy(labels.astype(np.int64))
+    model.train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=first_rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+    steps = math.ceil(len(inputs) / BATCH_SIZE)
+    start = time.monotonic()
+    for epoch in range(epochs):
+        losses = []
+        for step, batch in enumerate(torch.split(torch.randperm(len(inputs)), BATCH_SIZE)):
+            rate = cosine_rate((epoch * steps + step) / (epochs * steps), first_rate=first_rate)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            loss = functional.cross_entropy(model(shift_randomly(inputs[batch])), targets[batch])
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's own
+            optimizer.step()
+            losses.append(float(loss.detach()))
+        _report(epoch + 1, epochs, sum(losses) / steps, time.monotonic() - start)
 
 
 def digits_config(digits: Digits) -> WideResNetConfig:
@@ -79,9 +114,9 @@ def digits_config(digits: Digits) -> WideResNetConfig:
     )
 
 
-def cosine_rate(progress: float) -> float:
+def cosine_rate(progress: float, *, first_rate: float = FIRST_RATE) -> float:
     """Learning rate after the part `progress` (0 to 1) of the training: half a cosine (section III-A)."""
-    return LAST_RATE + (FIRST_RATE - LAST_RATE) * (1 + math.cos(math.pi * progress)) / 2
+    return LAST_RATE + (first_rate - LAST_RATE) * (1 + math.cos(math.pi * progress)) / 2
 
 
 def shift_randomly(images: Tensor) -> Tensor:

@@ -18,12 +18,15 @@ from bnhw.export.layers import (
     Conv2d,
     InputNormalisation,
     Padding,
+    PoolDivisor,
     ShiftedReLU,
     Temperature,
 )
+from bnhw.export.quantisers import QuantisedActivation
 
 Normalisation = Literal["batch_norm", "shifted_relu"]
 Weights = Literal["1bit", "float"]
+WeightScale = Literal["he", "pow2"]
 
 MAX_DEPTH = 2000
 MAX_SIZE = 65536
@@ -47,6 +50,10 @@ class WideResNetConfig:
     input_relu: the activation function stands between input normalisation and stem too.
     temperature, input_mean, input_std: used by "shifted_relu" only; mean and std are of raw pixel values, one
         for each input channel.
+    weight_scale: of the 1-bit convolutions, see `BinaryConv2d`. pool_divisor: see `AveragePool3x3`. With "pow2" for
+        both, a "shifted_relu" network has no real constant between image and logits that is not a power of two.
+    act_bits: None for float activations; 2 to 8 for the network with quantised activations, in which the normalised
+        image has signed codes of `input_bits` bits and pooled shortcuts such of `residual_bits` bits.
     """
 
     depth: int = 20
@@ -65,6 +72,11 @@ class WideResNetConfig:
     input_mean: tuple[float, ...] = (127.5, 127.5, 127.5)
     input_std: tuple[float, ...] = (64.0, 64.0, 64.0)
     base_width: int = 16
+    weight_scale: WeightScale = "he"
+    pool_divisor: PoolDivisor = "pixels"
+    act_bits: int | None = None
+    input_bits: int = 8
+    residual_bits: int = 16
 
     def __post_init__(self) -> None:
         problems = _config_problems(self)
@@ -104,14 +116,28 @@ class WideResNetConfig:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "WideResNetConfig":
-        """Inverse of `to_json`; raises `BadInput` that lists every unknown, missing or invalid field."""
+        """Inverse of `to_json`; raises `BadInput` that lists every unknown, missing or invalid field.
+
+        Fields that the first checkpoints did not have may be missing.
+        """
         known = {field.name for field in fields(cls)}
         problems = [f"unknown field {key!r}" for key in values if key not in known]
-        problems += [f"field {key!r} is missing" for key in sorted(known - set(values))]
+        problems += [f"field {key!r} is missing" for key in sorted(known - set(values) - _LATER_FIELDS)]
         if problems:
             raise BadInput("wide residual network configuration: " + "; ".join(problems))
         arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**arguments)
+
+
+_CHOICES: Mapping[str, Any] = {
+    "normalisation": Normalisation,
+    "weights": Weights,
+    "padding": Padding,
+    "weight_scale": WeightScale,
+    "pool_divisor": PoolDivisor,
+}
+
+_LATER_FIELDS = frozenset({"weight_scale", "pool_divisor", "act_bits", "input_bits", "residual_bits"})
 
 
 def _config_problems(config: WideResNetConfig) -> list[str]:
@@ -123,7 +149,11 @@ def _config_problems(config: WideResNetConfig) -> list[str]:
     ]
     for name in ("depth", "width", "classes", "input_channels", "base_width"):
         rules.append((name, _are_counts((getattr(config, name),), 1), f"an integer from 1 to {MAX_SIZE}"))
-    for name, kind in (("normalisation", Normalisation), ("weights", Weights), ("padding", Padding)):
+    for name, (fewest, most) in (("act_bits", (2, 8)), ("input_bits", (2, 12)), ("residual_bits", (8, 24))):
+        bits = getattr(config, name)
+        good = (name == "act_bits" and bits is None) or (type(bits) is int and fewest <= bits <= most)
+        rules.append((name, good, f"{'None or ' if name == 'act_bits' else ''}an integer from {fewest} to {most}"))
+    for name, kind in _CHOICES.items():
         choices = get_args(kind)
         rules.append((name, getattr(config, name) in choices, f"one of {', '.join(choices)}"))
     for name in ("batch_norm_affine", "input_batch_norm_affine", "input_relu"):
@@ -171,14 +201,19 @@ class ResidualUnit(nn.Module):
         self.conv1 = _conv(config, inputs, outputs, stride=stride)
         self.norm2 = _norm(config, outputs)
         self.conv2 = _conv(config, outputs, outputs)
-        self.activation = _activation(config)
-        self.pool = AveragePool3x3(padding=config.padding) if stride == 2 else nn.Identity()
+        self.activation1 = _quantised_activation(config)
+        self.activation2 = _quantised_activation(config)
+        self.pool: nn.Module = nn.Identity()
+        self.pool_quantiser: nn.Module = nn.Identity()
+        if stride == 2:
+            self.pool = AveragePool3x3(padding=config.padding, divisor=config.pool_divisor)
+            self.pool_quantiser = _signed_quantiser(config, config.residual_bits)
 
     def forward(self, residual: Tensor) -> Tensor:
         """Map (N, inputs, H, W) to (N, outputs, ceil(H / stride), ceil(W / stride))."""
-        branch = self.conv1(self.activation(self.norm1(residual)))
-        branch = self.conv2(self.activation(self.norm2(branch)))
-        shortcut: Tensor = self.pool(residual)
+        branch = self.conv1(self.activation1(self.norm1(residual)))
+        branch = self.conv2(self.activation2(self.norm2(branch)))
+        shortcut: Tensor = self.pool_quantiser(self.pool(residual))
         if self.extra_channels:
             shortcut = functional.pad(shortcut, (0, 0, 0, 0, 0, self.extra_channels))
         total: Tensor = shortcut + branch
@@ -204,7 +239,9 @@ class WideResNet(nn.Module):
             self.input_norm = _batch_norm(config, config.input_channels, affine=config.input_batch_norm_affine)
         else:
             self.input_norm = InputNormalisation(config.input_mean, config.input_std)
-        self.activation = _activation(config)
+        self.input_activation = _activation(config) if config.input_relu else nn.Identity()
+        self.input_quantiser = _signed_quantiser(config, config.input_bits)
+        self.activation = _quantised_activation(config)
         self.stem = _conv(config, config.input_channels, channels[0])
         self.units = nn.ModuleList(_units(config))
         self.final_norm = _norm(config, channels[-1])
@@ -213,9 +250,7 @@ class WideResNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Map (N, input channels, H, W) to logits (N, classes)."""
-        x: Tensor = self.input_norm(image)
-        if self.config.input_relu:
-            x = self.activation(x)
+        x: Tensor = self.input_quantiser(self.input_activation(self.input_norm(image)))
         x = self.stem(x)
         for unit in self.units:
             x = unit(x)
@@ -243,8 +278,11 @@ def _units(config: WideResNetConfig) -> list[ResidualUnit]:
 
 
 def _conv(config: WideResNetConfig, inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1) -> Conv2d:
-    layer = BinaryConv2d if config.weights == "1bit" else Conv2d
-    return layer(inputs, outputs, kernel, stride=stride, padding=config.padding)
+    if config.weights == "float":
+        return Conv2d(inputs, outputs, kernel, stride=stride, padding=config.padding)
+    return BinaryConv2d(
+        inputs, outputs, kernel, stride=stride, padding=config.padding, weight_scale=config.weight_scale
+    )
 
 
 def _norm(config: WideResNetConfig, channels: int) -> nn.Module:
@@ -259,3 +297,13 @@ def _batch_norm(config: WideResNetConfig, channels: int, *, affine: bool) -> nn.
 
 def _activation(config: WideResNetConfig) -> nn.Module:
     return nn.ReLU() if config.normalisation == "batch_norm" else ShiftedReLU()
+
+
+def _quantised_activation(config: WideResNetConfig) -> nn.Module:
+    if config.act_bits is None:
+        return _activation(config)
+    return QuantisedActivation(config.act_bits, floor=0.0 if config.normalisation == "batch_norm" else -1.0)
+
+
+def _signed_quantiser(config: WideResNetConfig, bits: int) -> nn.Module:
+    return nn.Identity() if config.act_bits is None else QuantisedActivation(bits, floor=None)

@@ -6,8 +6,8 @@ Cases:
    refused when the pool has padding of its own that does not count.
 3. ZeroPad before a max pool is refused (a padded zero can win there, NUMERICS knows no such padding), as it is
    before anything else.
-4. Flatten moves down past clamps, signs, activation functions, and affine nodes whose constants are the same over
-   each channel's pixels.
+4. Flatten moves down past clamps, signs, activation functions, quantisers, and affine nodes whose constants are the
+   same over each channel's pixels.
 5. Flatten of an image before a dense layer: the layer becomes a convolution with a kernel of the image's size.
 6. Flatten before anything else is refused.
 """
@@ -18,7 +18,19 @@ import numpy as np
 
 from bnhw.errors import PassFailed
 from bnhw.graph import Graph, Node, Shape, remove_dead
-from bnhw.ops import Activation, Affine, AveragePool, Clamp, Convolution, Flatten, Sign, Window, ZeroPad, freeze
+from bnhw.ops import (
+    Activation,
+    Affine,
+    AveragePool,
+    Clamp,
+    Convolution,
+    Flatten,
+    Quantise,
+    Sign,
+    Window,
+    ZeroPad,
+    freeze,
+)
 from bnhw.verify import check_graph
 
 
@@ -91,7 +103,7 @@ def _sink(nodes: list[Node], index: int, shape: Shape, outputs: tuple[str, ...])
         match node.attributes:
             case Convolution():
                 result.append(replace(node, inputs=flatten.inputs, attributes=_image_kernel(node.attributes, shape)))
-            case Clamp() | Sign() | Activation() | Affine():
+            case Clamp() | Sign() | Activation() | Quantise() | Affine():
                 inner = f"{node.output}/image"
                 attributes = _image_attributes(node, shape)
                 result.append(replace(node, name=inner, output=inner, inputs=flatten.inputs, attributes=attributes))
@@ -110,7 +122,7 @@ def _image_kernel(dense: Convolution, shape: Shape) -> Convolution:
     return replace(dense, weights=freeze(weights), window=Window(kernel=shape[1:]))
 
 
-def _image_attributes(node: Node, shape: Shape) -> Affine | Activation | Clamp | Sign:
+def _image_attributes(node: Node, shape: Shape) -> Affine | Activation | Clamp | Sign | Quantise:
     match node.attributes:
         case Affine(scale=scale, shift=shift):
             rows = [constants.reshape(shape[0], -1) for constants in (scale, shift)]
@@ -120,6 +132,6 @@ def _image_attributes(node: Node, shape: Shape) -> Affine | Activation | Clamp |
                     "in front of the flattening"
                 )
             return Affine(scale=freeze(np.array(rows[0][:, 0])), shift=freeze(np.array(rows[1][:, 0])))
-        case Clamp() | Sign() | Activation():
+        case Clamp() | Sign() | Activation() | Quantise():
             return node.attributes
     raise AssertionError(node.op)

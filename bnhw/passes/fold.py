@@ -5,8 +5,8 @@ A batch norm, a bias, a temperature, a weight scale are all Affine nodes. Cases,
 2. Clamp of Clamp: one Clamp.
 3. Affine of a Clamp, with one positive scale and one shift for all channels: they change places.
 4. Average or global average pool of an Affine: the pool first. Not when padding counts and the shift is not 0.
-5. Clamp, Sign, Activation, or Affine with positive scales, of a max pool that nothing else reads: the pool last,
-   because the maximum commutes with rising functions and then compares narrow codes, not wide sums.
+5. Clamp, Sign, Activation, Quantise, or Affine with positive scales, of a max pool that nothing else reads: the pool
+   last, because the maximum commutes with rising functions and then compares narrow codes, not wide sums.
 6. Convolution of an Affine that is one positive factor for all channels: the convolution first.
 7. 1-bit or k-bit convolution read only by an Affine: channels with a negative scale negate their weights.
 8. Affine and Clamp nodes that change nothing are dropped.
@@ -23,7 +23,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bnhw.graph import Graph, Node, remove_dead, rename_inputs, unique_name
-from bnhw.ops import Activation, Affine, AveragePool, Clamp, Convolution, GlobalAveragePool, MaxPool, Sign, freeze
+from bnhw.ops import (
+    Activation,
+    Affine,
+    AveragePool,
+    Clamp,
+    Convolution,
+    GlobalAveragePool,
+    MaxPool,
+    Quantise,
+    Sign,
+    freeze,
+)
 
 Rewrite = Callable[[Graph, Node], Graph | None]
 
@@ -135,7 +146,7 @@ def _max_pool_last(graph: Graph, node: Node) -> Graph | None:
     match node.attributes:
         case Affine(scale=scale):
             rising = bool((scale > 0).all())
-        case Clamp() | Sign() | Activation():
+        case Clamp() | Sign() | Activation() | Quantise():
             rising = True
         case _:
             rising = False

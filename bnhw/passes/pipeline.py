@@ -13,6 +13,7 @@ from bnhw.passes.base import Pass, run_passes
 from bnhw.passes.calibrate import observe_ranges
 from bnhw.passes.fold import FoldConstants
 from bnhw.passes.place import PlaceQuantisePoints
+from bnhw.passes.quantisers import RecogniseQuantisers
 from bnhw.passes.scales import ChooseScales
 from bnhw.passes.weight_scales import ExtractWeightScales
 
@@ -21,7 +22,9 @@ def float_passes(options: CompileOptions) -> tuple[Pass, ...]:
     """Everything that needs no images; `bnhw check` runs just this."""
     thresholds = options.requantisation.mode is RequantiseMode.THRESHOLD
     return (
-        AbsorbZeroPads(),  # first: a pad in front of a convolution hides it from every later pattern
+        # before any constant moves: a quantiser is a pattern of them
+        RecogniseQuantisers(requantisation=options.requantisation),
+        AbsorbZeroPads(),  # before the rest: a pad in front of a convolution hides it from every later pattern
         AbsorbFlatten(),  # before the weights change type: a dense layer becomes an image-sized kernel
         ExtractWeightScales(weight_bits=options.weight_bits),  # makes the scales that the next pass folds
         FoldConstants(),  # before the points: what is folded needs no codes

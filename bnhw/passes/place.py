@@ -5,7 +5,7 @@ a QuantisePoint, and *pointwise* when it is an exact or coded value changed chan
 Sign, Activation, an average whose divisor differs at the border). Cases:
 1. Operands of a residual Add get RESIDUAL points; all Adds that share an operand or feed each other, also through
    zero-channel padding and max pooling, form one group with one scale. Everything else that reads such a value reads
-   its codes.
+   its codes. Where an operand is a Quantise of the model's own, the point stands in front of the Add alone.
 2. Inputs of convolutions get ACTIVATION points, INPUT points where only pointwise nodes stand between them and
    the image; none where the image itself, already codes, is read.
 3. Inputs of pools get ACTIVATION points if they are pointwise, so a pool of a scaled value rounds it first.
@@ -14,7 +14,8 @@ Sign, Activation, an average whose divisor differs at the border). Cases:
 4. A pointwise chain is Affine, then Sign, or Activation and Clamp; whatever is longer gets an ACTIVATION point in
    between. In front of an Activation stands an ARGUMENT point, whose codes a table turns into codes of the result; but
    not where `thresholds` express the function, which they do behind ACTIVATION points, and not behind the image.
-5. The output gets a LOGITS point unless it is exact up to one factor for all classes, which becomes the scale of
+5. A Quantise of the model's own is left as it is; convolutions read its codes if they have activation width.
+6. The output gets a LOGITS point unless it is exact up to one factor for all classes, which becomes the scale of
    the logits and costs nothing.
 """
 
@@ -33,6 +34,7 @@ from bnhw.ops import (
     Concatenate,
     Convolution,
     MaxPool,
+    Quantise,
     QuantisePoint,
     Role,
     Sign,
@@ -78,6 +80,8 @@ def _place_residual_points(graph: Graph) -> Graph:
         group = groups[node.output]
         for operand in node.inputs:
             value = _through_transparent(graph, operand)
+            given = value in graph.producers and isinstance(graph.producers[value].attributes, Quantise)
+            value = operand if given else value
             if value in done:
                 continue
             done.add(value)
@@ -89,14 +93,18 @@ def _place_residual_points(graph: Graph) -> Graph:
                 attributes=QuantisePoint(role=Role.RESIDUAL, group=group),
                 source=graph.producers[value].source if value in graph.producers else "",
             )
-            nodes = _insert_after(nodes, value, point)
+            nodes = _insert_after(nodes, value, point, adds_only=given)
     return graph.with_nodes(nodes)
 
 
-def _insert_after(nodes: list[Node], value: str, point: Node) -> list[Node]:
-    """`point` right behind the producer of `value`, and every other reader redirected to it."""
+def _insert_after(nodes: list[Node], value: str, point: Node, *, adds_only: bool) -> list[Node]:
+    """`point` right behind the producer of `value`, and every other reader (or every Add) redirected to it."""
     at = next((i + 1 for i, node in enumerate(nodes) if node.output == value), 0)
-    readers = rename_inputs(nodes[at:], {value: point.output})
+    renamed = rename_inputs(nodes[at:], {value: point.output})
+    readers = [
+        old if adds_only and not isinstance(old.attributes, Add) else new
+        for old, new in zip(nodes[at:], renamed, strict=True)
+    ]
     return [*nodes[:at], point, *readers]
 
 
@@ -162,7 +170,7 @@ class _Placer:
             case Clamp():
                 state = State.CLAMPED
                 node = self.extend_chain(node, State.ACTIVATED)
-            case QuantisePoint(role=role):
+            case QuantisePoint(role=role) | Quantise(role=role):
                 node = self.extend_chain(node, State.CLAMPED)
                 state = State.CODED
                 self.roles[node.output] = role
@@ -274,7 +282,7 @@ class _Placer:
         return self.next_group - 1
 
     def finish_output(self) -> None:
-        """Case 5."""
+        """Case 6."""
         (value,) = self.outputs
         if self.states[value] is State.EXACT or (self.states[value] is State.CODED and value in self.roles):
             return

@@ -2,7 +2,8 @@
 
 Cases, by what stands before the point:
 1. Sign: one bipolar bit.
-2. RESIDUAL group: signed, symmetric, with room for sums that calibration has not seen.
+2. RESIDUAL group: signed, symmetric, with room for sums that calibration has not seen; exact (`exact_residual_scale`)
+   where all operands are multiples of one power of two that the width holds.
 3. Values that no image can make negative (ReLU, also behind a pool): unsigned, zero point 0.
 4. Values with a negative floor (shifted ReLU, also behind a pool): unsigned with scale = -floor / zero point, so
    that code 0 is the floor and the clamp costs nothing; but case 5 where that is finer, because the floor lies far
@@ -11,18 +12,19 @@ Cases, by what stands before the point:
 6. ARGUMENT: unsigned of ARGUMENT_BITS, because its codes are places in a table; the zero point is where 0 falls.
 Where a power-of-two ratio to the integer behind the point is wanted (mode `shift`; logits that differ by one
 factor and a bias), the scale is the smallest such multiple that holds the range. No scale is so fine that the ratio
-would not fit the multipliers.
+would not fit the multipliers. A Quantise of the model's own stays as it is; a point that would give its codes again
+goes.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from bnhw.dtypes import IntegerType, Quantisation
 from bnhw.errors import PassFailed
-from bnhw.graph import Graph, Node, Shape
+from bnhw.graph import Graph, Node, Shape, rename_inputs
 from bnhw.ops import (
     Activation,
     Add,
@@ -70,12 +72,17 @@ class ChooseScales:
 
         The first round shows how fine each group's scale may be for all its points, the second keeps to it.
         """
-        _, finest = self.quantised(graph, {})
-        nodes, _ = self.quantised(graph, finest)
-        return graph.with_nodes(nodes)
+        _, finest, operands = self.quantised(graph, {}, {})
+        nodes, _, _ = self.quantised(graph, finest, operands)
+        return _without_repeats(graph.with_nodes(nodes))
 
-    def quantised(self, graph: Graph, finest: Mapping[int, float]) -> tuple[list[Node], Mapping[int, float]]:
-        """The nodes with scales no finer than `finest` by group, and the finest that every point can reach."""
+    def quantised(
+        self, graph: Graph, finest: Mapping[int, float], operands: Mapping[int, Sequence[float | None]]
+    ) -> tuple[list[Node], Mapping[int, float], Mapping[int, Sequence[float | None]]]:
+        """The nodes with scales no finer than `finest` by group, the finest that every point can reach, and the steps
+        of the integers in front of each group's points, of which `operands` is what an earlier round found.
+        """
+        found_steps: dict[int, list[float | None]] = {}
         shapes = check_graph(graph)
         reachable: dict[int, float] = {}
         floors = _floors(graph)
@@ -87,10 +94,12 @@ class ChooseScales:
             if isinstance(node.attributes, QuantisePoint):
                 point = node.attributes
                 value, group = node.inputs[0], point.group
+                found_steps.setdefault(group, []).append(steps[value])
                 reachable[group] = max(units[value] / self.largest_ratio, reachable.get(group, 0.0))
                 if group not in chosen:
                     least = finest.get(group, reachable[group])
-                    chosen[group] = self.quantisation(graph, node, steps[value], least, floors[group])
+                    exact = self.exact_residual(point, operands.get(group, (None,)))
+                    chosen[group] = exact or self.quantisation(graph, node, steps[value], least, floors[group])
                 _require_one_kind(graph, node, chosen[point.group])
                 attributes = Quantise(
                     role=point.role, quantisation=chosen[point.group], requantisation=self.requantisation(point.role)
@@ -99,7 +108,16 @@ class ChooseScales:
             steps[node.output] = _step(node, steps, shapes)
             units[node.output] = _largest_unit(node, units, shapes)
             nodes.append(node)
-        return nodes, reachable
+        return nodes, reachable, found_steps
+
+    def exact_residual(self, point: QuantisePoint, operands: Sequence[float | None]) -> Quantisation | None:
+        """The coding in which no operand of a residual group is rounded, if the width holds it."""
+        scale = exact_residual_scale(operands) if point.role is Role.RESIDUAL else None
+        dtype = IntegerType(bits=self.options.residual_bits, signed=True)
+        seen = _on_grid(self.ranges[point.group])
+        if scale is None or max(abs(seen.low), abs(seen.high)) * RESIDUAL_HEADROOM > scale * dtype.high:
+            return None
+        return Quantisation(dtype=dtype, scale=scale)
 
     def requantisation(self, role: Role) -> Requantisation:
         """Thresholds for activations alone: wider codes would need too many."""
@@ -175,6 +193,37 @@ class ChooseScales:
         return _snap(scale, step, least_exponent=-math.inf)
 
 
+def exact_residual_scale(steps: Sequence[float | None]) -> float | None:
+    """The scale in which integers of these steps need a left shift at most: the finest step.
+
+    None where a step is not known, or where their ratios are no powers of two.
+    """
+    known = [step for step in steps if step is not None]
+    if len(known) < len(steps):
+        return None
+    finest = min(known)
+    return finest if all(math.frexp(step / finest)[0] == 0.5 for step in known) else None
+
+
+def _without_repeats(graph: Graph) -> Graph:
+    """The graph without Quantise nodes that read codes of their own coding."""
+    codings: dict[str, Quantisation] = {}
+    names: dict[str, str] = {}
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        (node,) = rename_inputs([node], names)
+        match node.attributes:
+            case Quantise(quantisation=coding) if codings.get(node.inputs[0]) == coding:
+                names[node.output] = node.inputs[0]
+                continue
+            case Quantise(quantisation=coding):
+                codings[node.output] = coding
+            case ChannelPad() | MaxPool() if node.inputs[0] in codings:
+                codings[node.output] = codings[node.inputs[0]]
+        nodes.append(node)
+    return graph.with_nodes(nodes, outputs=tuple(names.get(name, name) for name in graph.outputs))
+
+
 def _floors(graph: Graph) -> Mapping[int, float]:
     """For each group of points a bound that no image goes below; -inf where none is known."""
     groups: dict[int, float] = {}
@@ -190,6 +239,8 @@ def _floors(graph: Graph) -> Mapping[int, float]:
                 floor = floor if floor == 0 and (scale >= 0).all() and (shift >= 0).all() else -math.inf
             case ChannelPad() | AveragePool():
                 floor = min(floor, 0.0)
+            case Quantise(quantisation=quantisation):
+                floor = max(floor, quantisation.scale * quantisation.low_value)
             case QuantisePoint(group=group):
                 groups[group] = min(floor, groups.get(group, math.inf))
             case MaxPool() | GlobalAveragePool() | Concatenate():
