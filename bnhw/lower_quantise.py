@@ -101,7 +101,8 @@ def _lower_product(state: Lowering, node: Node, chain: Pending, wanted: Quantise
             constants = find_sign_constants(ratio, offset, *state.ranges[chain.base.name])
         else:
             steps = offset / quantisation.scale + quantisation.zero_point + 0.5
-            constants = find_constants(ratio / quantisation.scale, steps, wanted.requantisation)
+            centre = None if wanted.centre is None else wanted.centre / quantisation.scale + quantisation.zero_point
+            constants = find_constants(ratio / quantisation.scale, steps, wanted.requantisation, centre, wanted.digits)
             low, high = _clamp_codes(chain, quantisation)
             state.errors[node.output] = RatioError(
                 relative=_visible_error(constants, ratio / quantisation.scale, state.ranges[chain.base.name]),

@@ -186,12 +186,14 @@ class Quantise(Attributes):
 
     requantisation: how the step that makes these codes is to be built. centre: the real value of each channel,
     float64 (channels,), at which a step that cannot hold its ratio exactly is exact nevertheless; None for 0.
+    digits: int64 (channels,), in mode csd the digits of each channel where they are fewer than the mode's.
     """
 
     role: Role
     quantisation: Quantisation
     requantisation: Requantisation = DEFAULT_REQUANTISATION
     centre: Array | None = None
+    digits: Array | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,26 +19,36 @@ class RequantiseMode(Enum):
 
 DEFAULT_MULTIPLIER_BITS = 16
 DEFAULT_DIGITS = 2
+MOST_DIGITS = 4
 
 PARAMETERS: dict[RequantiseMode, tuple[int, int, int]] = {
-    RequantiseMode.CSD: (1, 4, DEFAULT_DIGITS),
+    RequantiseMode.CSD: (1, MOST_DIGITS, DEFAULT_DIGITS),
     RequantiseMode.MULTIPLY: (2, 24, DEFAULT_MULTIPLIER_BITS),
 }
 """Modes with a number behind a colon: its least, its largest, and what it is when not given."""
 
-ALLOWED_MODES = "shift, csd:N with N of 1..4 signed digits, multiply:M with M of 2..24 bits, or threshold"
+AUTO = "auto"
+DEFAULT_AUTO_BUDGET_DB = 0.5
+
+ALLOWED_MODES = (
+    "shift, csd:N with N of 1..4 signed digits, multiply:M with M of 2..24 bits, threshold, auto, or auto:DB with the "
+    "decibels of signal-to-noise that cheap constants may cost"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Requantisation:
-    """A mode and its number: signed digits of `csd`, bits of the signed multipliers of `multiply`, 0 for `shift`."""
+    """A mode and its number: signed digits of `csd`, bits of the signed multipliers of `multiply`, 0 for others."""
 
     mode: RequantiseMode
     number: int = 0
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `shift`, `csd`, `csd:N`, `multiply` or `multiply:M`; raises BadInput that lists what is allowed."""
+        """Read `shift`, `threshold`, `csd`, `csd:N`, `multiply` or `multiply:M`.
+
+        Raises BadInput that lists what is allowed.
+        """
         refusal = BadInput(f"requantise mode {text!r} is not available; choose {ALLOWED_MODES}")
         name, colon, number = text.partition(":")
         try:
@@ -61,45 +71,129 @@ class Requantisation:
 
 
 DEFAULT_REQUANTISATION = Requantisation(mode=RequantiseMode.MULTIPLY, number=DEFAULT_MULTIPLIER_BITS)
+EXACT_DIGITS = Requantisation(mode=RequantiseMode.CSD, number=MOST_DIGITS)
+"""For steps whose codes are too wide for thresholds."""
+
+
+class RangeMethod(Enum):
+    """How the range of a tensor follows from what calibration saw."""
+
+    MIN_MAX = "min-max"
+    PERCENTILE = "percentile"
+    MSE = "mse"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranges:
+    """A method and, for `percentile`, the per cent of all values that the range holds."""
+
+    method: RangeMethod
+    percent: float = 100.0
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `min-max`, `mse`, `percentile` or `percentile:P`; raises BadInput that lists what is allowed."""
+        refusal = BadInput(f"ranges {text!r} are not available; choose min-max, mse, or percentile:P with P of 50..100")
+        name, colon, number = text.partition(":")
+        try:
+            method = RangeMethod(name)
+            percent = float(number) if colon else 99.99
+        except ValueError:
+            raise refusal from None
+        if method is not RangeMethod.PERCENTILE:
+            if colon:
+                raise refusal
+            return cls(method=method)
+        if not 50 <= percent <= 100:
+            raise refusal
+        return cls(method=method, percent=percent)
+
+
+LEAST_ACT_BITS, MOST_ACT_BITS = 2, 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompileOptions:
     """Options of `bnhw.compile`.
 
-    act_bits: width of activations read by convolutions, 2..8 bits.
+    act_bits: width of activations read by convolutions, 2..8 bits: one number, or one for each quantised activation
+        in the order of the network, or `auto:DB`, the fewest bits that keep a signal-to-noise ratio of DB decibels.
     weight_bits: width of weights that are not 1-bit, 2..8 bits.
     input_bits: width of the normalised image behind its lookup, 2..12 bits. Pixels have 8 bits, but each colour has
-        a gain of its own: at 8 bits a common scale loses more than all other layers together.
+        a gain of its own: at 8 bits a common scale loses more than all other layers together, at 12 nothing.
     residual_bits: width of the residual stream, 8..24 bits.
-    requantise: `shift`, `csd:N` or `multiply:M`.
+    requantise: `shift`, `csd:N`, `multiply:M`, `threshold`, or `auto:DB`, the cheapest of them for each step and
+        channel that together cost no more than DB decibels of signal-to-noise.
+    multipliers: whether `auto` may use multipliers where digits and thresholds do not do.
+    ranges: `min-max`, `percentile:P` or `mse` (the least mean square error of rounding and clipping together).
     input_mean, input_std: the model reads (pixel - mean) / std instead of raw pixels 0..255; one number, or
         one a colour. A model trained on pixels divided by 255 has mean 0 and std 255.
 
     Raises BadInput when a number is out of its range.
     """
 
-    act_bits: int = 8
+    act_bits: int | tuple[int, ...] | str = 8
     weight_bits: int = 8
-    input_bits: int = 10
+    input_bits: int = 12
     residual_bits: int = 16
     requantise: str = f"multiply:{DEFAULT_MULTIPLIER_BITS}"
+    multipliers: bool = True
+    ranges: str = "mse"
     input_mean: tuple[float, ...] = (0.0,)
     input_std: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
-        ranges = {"act_bits": (2, 8), "weight_bits": (2, 8), "input_bits": (2, 12), "residual_bits": (8, 24)}
+        ranges = {"weight_bits": (2, 8), "input_bits": (2, 12), "residual_bits": (8, 24)}
         for name, (low, high) in ranges.items():
             found = getattr(self, name)
             if not low <= found <= high:
                 raise BadInput(f"{name} is {found}; {low} to {high} bits are allowed")
+        if isinstance(self.act_bits, str):
+            _decibels("act_bits", self.act_bits)
+        for bits in self.act_bits_listed:
+            if not LEAST_ACT_BITS <= bits <= MOST_ACT_BITS:
+                raise BadInput(f"act_bits is {bits}; {LEAST_ACT_BITS} to {MOST_ACT_BITS} bits are allowed")
         if not self.input_std or not all(0 < std < math.inf for std in self.input_std):
             raise BadInput(f"input_std is {self.input_std}; positive numbers are expected, one or one a colour")
         if not self.input_mean or not all(map(math.isfinite, self.input_mean)):
             raise BadInput(f"input_mean is {self.input_mean}; finite numbers are expected, one or one a colour")
-        Requantisation.parse(self.requantise)
+        Ranges.parse(self.ranges)
+        if self.auto_budget_db is None:
+            Requantisation.parse(self.requantise)
 
     @property
     def requantisation(self) -> Requantisation:
-        """The parsed requantise mode."""
-        return Requantisation.parse(self.requantise)
+        """The parsed mode; for `auto` the one that its choices are made from, sums of signed digits."""
+        return EXACT_DIGITS if self.auto_budget_db is not None else Requantisation.parse(self.requantise)
+
+    @property
+    def auto_budget_db(self) -> float | None:
+        """Decibels that the constants may cost in mode `auto`; None in other modes."""
+        if self.requantise == AUTO:
+            return DEFAULT_AUTO_BUDGET_DB
+        if self.requantise.startswith(f"{AUTO}:"):
+            return _decibels("requantise", self.requantise)
+        return None
+
+    @property
+    def act_bits_listed(self) -> tuple[int, ...]:
+        """The widths given as numbers: none for `auto:DB`, one for all activations, or one for each."""
+        if isinstance(self.act_bits, str):
+            return ()
+        return (self.act_bits,) if isinstance(self.act_bits, int) else self.act_bits
+
+    @property
+    def act_signal_to_noise_db(self) -> float | None:
+        """What `act_bits` of `auto:DB` asks for; None where widths are given."""
+        return _decibels("act_bits", self.act_bits) if isinstance(self.act_bits, str) else None
+
+
+def _decibels(option: str, text: str) -> float:
+    name, colon, number = text.partition(":")
+    try:
+        found = float(number)
+    except ValueError:
+        found = math.nan
+    if name != AUTO or not colon or not 0 < found <= 100:
+        raise BadInput(f"{option} is {text!r}; auto:DB with more than 0 and at most 100 decibels is expected")
+    return found

@@ -6,6 +6,7 @@ rounding. Given: q = clamp((acc * M + B) >> S). All arrays have the shape (class
 
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 
 import numpy as np
 
@@ -36,27 +37,31 @@ class Constants:
         return all(bool((table == table[:, :1]).all()) for table in tables)
 
 
-def find_constants(ratio: Array, offset: Array, requantisation: Requantisation) -> Constants:
+def find_constants(
+    ratio: Array,
+    offset: Array,
+    requantisation: Requantisation,
+    centre: Array | None = None,
+    digits: Array | None = None,
+) -> Constants:
     """Constants for the wanted `ratio` and `offset` (float64) under a mode.
 
+    centre: codes, float64 (channels,). Where a mode cannot hold the ratio, B is such that the line is exact where the
+    wanted one gives this code, instead of at acc = 0. digits: int64 (channels,), in mode csd the digits of each
+    channel where they are fewer than the mode's.
     Raises ValueError with the reason when the mode cannot hold them (a negative ratio in mode `shift`, a ratio
     beyond the multiplier's width).
     """
-    match requantisation.mode:
-        case RequantiseMode.SHIFT:
-            multiplier, shift = _powers_of_two(ratio)
-        case RequantiseMode.CSD:
-            multiplier, shift = _signed_digit_sums(ratio, requantisation.number)
-        case RequantiseMode.MULTIPLY:
-            multiplier, shift = _multipliers(ratio, requantisation.number)
-        case RequantiseMode.THRESHOLD:
-            raise NotImplementedError
-    multiplier, shift = _reduced(multiplier, shift)
+    multiplier, shift = round_ratios(ratio, requantisation, digits)
+    found = multiplier / np.exp2(shift)
+    if centre is not None:
+        turned = np.where(ratio != 0, found / np.where(ratio != 0, ratio, 1.0), 1.0)
+        offset = offset + (1.0 - turned) * (centre + 0.5 - offset)
     added = np.floor(offset * np.exp2(shift))  # not rounded: acc M is whole, so what is less than 1 never counts
     if (np.abs(added) >= MAX_SUM).any():
         raise ValueError(f"an offset of {np.abs(offset).max():.3g} codes is beyond 63-bit sums")
     nonzero = ratio != 0
-    errors = np.abs(multiplier[nonzero] / np.exp2(shift[nonzero]) / ratio[nonzero] - 1)
+    errors = np.abs(found[nonzero] / ratio[nonzero] - 1)
     wires = (multiplier >= 0) & ((multiplier & (multiplier - 1)) == 0)
     return Constants(
         mode=RequantiseMode.SHIFT if wires.all() else requantisation.mode,
@@ -65,6 +70,26 @@ def find_constants(ratio: Array, offset: Array, requantisation: Requantisation) 
         shift=shift,
         worst_error=float(errors.max(initial=0.0)),
     )
+
+
+def round_ratios(ratio: Array, requantisation: Requantisation, digits: Array | None = None) -> tuple[Array, Array]:
+    """M and S (int64, the shape of `ratio`) of the nearest M / 2^S that the mode has, M as small as it can be.
+
+    Errors as in `find_constants`.
+    """
+    match requantisation.mode:
+        case RequantiseMode.SHIFT:
+            multiplier, shift = _powers_of_two(ratio)
+        case RequantiseMode.CSD:
+            multiplier, shift = _signed_digit_sums(ratio, requantisation.number)
+            for fewer in range(1, requantisation.number) if digits is not None else ():
+                columns = np.flatnonzero(digits == fewer)
+                multiplier[:, columns], shift[:, columns] = _signed_digit_sums(ratio[:, columns], fewer)
+        case RequantiseMode.MULTIPLY:
+            multiplier, shift = _multipliers(ratio, requantisation.number)
+        case RequantiseMode.THRESHOLD:
+            raise AssertionError("thresholds have no ratio; bnhw.threshold_constants finds them")
+    return _reduced(multiplier, shift)
 
 
 def count_signed_digits(numbers: Array) -> Array:
@@ -77,13 +102,20 @@ def count_signed_digits(numbers: Array) -> Array:
     return np.asarray(np.bitwise_count(magnitude ^ (3 * magnitude))).astype(np.int64)
 
 
+@cache
+def sums_of_digits(digits: int) -> tuple[float, ...]:
+    """The sums of at most `digits` signed powers of two in [1, 2), to 6 places."""
+    table = np.arange(64, 128)
+    return tuple(float(number) / 64 for number in table[count_signed_digits(table) <= digits])
+
+
 def _signed_digit_sums(ratio: Array, digits: int) -> tuple[Array, Array]:
     """The nearest sum of at most `digits` signed powers of two, with 16 places at the most."""
     places = 16
     table = np.arange(1 << places)
     table = table[count_signed_digits(table) <= digits]
     magnitude = np.abs(ratio)
-    if magnitude.max() >= 1 << 24:
+    if magnitude.max(initial=0.0) >= 1 << 24:
         raise ValueError(f"a ratio of {magnitude.max():.3g} is too large for signed digits; use multiply")
     exponent = np.floor(np.log2(np.where(magnitude > 0, magnitude, 1.0))).astype(np.int64)
     shift = np.minimum(places - 2 - exponent, MAX_SHIFT)

@@ -63,7 +63,10 @@ def compile_command(
     output: Annotated[Path, option("FILE", "The program to write (.bnhw).", "--output", "-o")],
     calibrate: Annotated[Path, option("FILE", "Images that show the ranges of activations.", "--calibrate")],
     calibrate_limit: Annotated[int, option("N", "Calibrate on at most so many images.", least=1)] = 200,
-    act_bits: Annotated[int, option("N", "Bits of activations, 2..8.")] = DEFAULTS.act_bits,
+    act_bits: Annotated[
+        str,
+        option("BITS", "Bits of activations, 2..8; a list, one for each; or auto:DB, the fewest that keep DB decibels."),
+    ] = str(DEFAULTS.act_bits),
     requantise: Annotated[
         str, option("MODE", "shift, csd:N (sums of N signed powers of two), or multiply:M (M-bit multipliers).")
     ] = f"multiply:{DEFAULT_MULTIPLIER_BITS}",

@@ -10,7 +10,7 @@ from bnhw.ops import Affine, freeze
 from bnhw.options import CompileOptions, RequantiseMode
 from bnhw.passes.absorb import AbsorbFlatten, AbsorbZeroPads
 from bnhw.passes.base import Pass, run_passes
-from bnhw.passes.calibrate import observe_ranges
+from bnhw.passes.calibrate import calibrate
 from bnhw.passes.fold import FoldConstants
 from bnhw.passes.place import PlaceQuantisePoints
 from bnhw.passes.quantisers import RecogniseQuantisers
@@ -23,7 +23,7 @@ def float_passes(options: CompileOptions) -> tuple[Pass, ...]:
     thresholds = options.requantisation.mode is RequantiseMode.THRESHOLD
     return (
         # before any constant moves: a quantiser is a pattern of them
-        RecogniseQuantisers(requantisation=options.requantisation),
+        RecogniseQuantisers(),
         AbsorbZeroPads(),  # before the rest: a pad in front of a convolution hides it from every later pattern
         AbsorbFlatten(),  # before the weights change type: a dense layer becomes an image-sized kernel
         ExtractWeightScales(weight_bits=options.weight_bits),  # makes the scales that the next pass folds
@@ -40,8 +40,8 @@ def quantise_graph(
     Returns the graph in which every value that integers hold stands behind a Quantise or is exact.
     """
     placed = run_passes(graph, float_passes(options))
-    ranges = observe_ranges(placed, images, progress)
-    return run_passes(placed, (ChooseScales(ranges=ranges, options=options),))
+    calibration = calibrate(placed, images, progress)
+    return run_passes(placed, (ChooseScales(calibration=calibration, options=options),))
 
 
 def normalise_input(graph: Graph, options: CompileOptions) -> Graph:

@@ -1,208 +1,255 @@
-"""Ranges become scales: every QuantisePoint turns into a Quantise with width, scale and zero point.
+"""What calibration saw becomes scales: every QuantisePoint turns into a Quantise with a coding and a requantise mode.
 
-Cases, by what stands before the point:
-1. Sign: one bipolar bit.
-2. RESIDUAL group: signed, symmetric, with room for sums that calibration has not seen; exact (`exact_residual_scale`)
-   where all operands are multiples of one power of two that the width holds.
-3. Values that no image can make negative (ReLU, also behind a pool): unsigned, zero point 0.
-4. Values with a negative floor (shifted ReLU, also behind a pool): unsigned with scale = -floor / zero point, so
-   that code 0 is the floor and the clamp costs nothing; but case 5 where that is finer, because the floor lies far
-   below what is seen.
-5. Anything else: signed, symmetric, zero point 0.
-6. ARGUMENT: unsigned of ARGUMENT_BITS, because its codes are places in a table; the zero point is where 0 falls.
-Where a power-of-two ratio to the integer behind the point is wanted (mode `shift`; logits that differ by one
-factor and a bias), the scale is the smallest such multiple that holds the range. No scale is so fine that the ratio
-would not fit the multipliers. A Quantise of the model's own stays as it is; a point that would give its codes again
-goes.
+What form the codes of a group have is said in `bnhw.passes.codings`; this pass chooses the scales, jointly. Residual
+groups come first, then the others in the order of the graph, each from a list of candidates: what the range asks for
+and up to twice that, and the scales that turn the ratio of a step before or behind the group, where all channels have
+one gain, into a sum of few powers of two. A candidate's noise is that of its codes (rounding and clipping, from the
+histogram) and that of the constants of the steps around it; among candidates of nearly the least noise the one with
+the fewest operations wins. Cases:
+1. The second convolution of a residual block writes into the stream with a shift, because the scale of the codes that
+   it reads is free.
+2. A pool on the stream that divides by 9, 6 and 4 does so in at most two digits, because its result is scaled by 8/9.
+3. A residual group whose operands all have known steps, a power of two apart, gets the finest of these if its width
+   holds the range: nothing is rounded.
+4. With shifted ReLU, code 0 is the floor: scales are floor / zero point, and in mode `shift` also such that the gain is
+   a power of two, where that is better.
+A Quantise of the model's own keeps its coding; a point that would give its codes again goes.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bnhw.dtypes import IntegerType, Quantisation
-from bnhw.errors import PassFailed
-from bnhw.graph import Graph, Node, Shape, rename_inputs
-from bnhw.ops import (
-    Activation,
-    Add,
-    Affine,
-    AveragePool,
-    ChannelPad,
-    Clamp,
-    Concatenate,
-    Convolution,
-    GlobalAveragePool,
-    MaxPool,
-    Quantise,
-    QuantisePoint,
-    Role,
-    Sign,
-    pool_divisors,
-)
-from bnhw.options import DEFAULT_REQUANTISATION, CompileOptions, Requantisation, RequantiseMode
-from bnhw.passes.calibrate import Range, Ranges
-from bnhw.verify import check_graph
-
-RESIDUAL_HEADROOM = 1.25
-"""A sum on an unseen image may leave the calibrated range; at 16 bits a third of a bit is cheap for that."""
+from bnhw.dtypes import Quantisation
+from bnhw.errors import BadInput, PassFailed
+from bnhw.graph import Graph, Node, rename_inputs
+from bnhw.ops import ChannelPad, MaxPool, Quantise, QuantisePoint, Role, freeze
+from bnhw.options import CompileOptions, RequantiseMode
+from bnhw.passes.calibrate import Calibration
+from bnhw.passes.codings import BIPOLAR, STEPS_PER_OCTAVE, Form, fewest_bits, find_form
+from bnhw.passes.edges import Edge, find_edges
+from bnhw.passes.floors import find_floors
+from bnhw.passes.modes import Step, choose_step, known_mode, step_noise
+from bnhw.requantise_constants import sums_of_digits
 
 SHIFT_RATIO_BITS = 14
-"""Finer than 2^-14 of the integer before it is no code in mode `shift`; 2^24 is what shifts can hold."""
+"""Finer than 2^-14 of the integer before it is no code in modes without multipliers; 2^24 is what shifts can hold."""
 
-ARGUMENT_BITS = 12
-"""The largest table that a function of a code may have."""
+SLACK = 1.05
+"""A candidate with at most so much more noise than the best may win by its fewer operations: 0.2 dB."""
 
-LOGIT_BITS = 24
-LOGIT_HEADROOM = 4.0
-"""Logits leave the chip as they are; two more bits cost nothing there and a clipped logit is a wrong class."""
+NEGLIGIBLE = 1e-5
+"""Noise 50 dB below the values is as good as less."""
+
+Codings = Mapping[int, Quantisation]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChooseScales:
-    """See the module's list of cases. `ranges` come from `observe_ranges` of the same graph."""
+    """See the module's description. `calibration` comes from `calibrate` of the same graph."""
 
-    ranges: Ranges
+    calibration: Calibration
     options: CompileOptions
 
     def run(self, graph: Graph) -> Graph:
         """Replace every QuantisePoint by a Quantise.
 
-        The first round shows how fine each group's scale may be for all its points, the second keeps to it.
+        The first round shows how fine each group's scale may be for all its steps, the second keeps to it. Raises
+        BadInput where the number of `act_bits` is not that of the activations, PassFailed where points that cannot
+        share a coding must.
         """
-        _, finest, operands = self.quantised(graph, {}, {})
-        nodes, _, _ = self.quantised(graph, finest, operands)
+        edges, given = find_edges(graph)
+        search = _Search(
+            calibration=self.calibration, options=self.options, edges=edges, given=given, floors=find_floors(graph)
+        )
+        first = search.codings({}, {})
+        codings = search.codings(first, search.finest(first))
+        steps = {edge.point: choose_step(edge, codings, self.calibration, self.options) for edge in edges}
+        groups = {edge.point: edge.group for edge in edges}
+        nodes = [
+            _quantised(node, codings[groups[node.output]], steps[node.output]) if node.output in groups else node
+            for node in graph.nodes
+        ]
         return _without_repeats(graph.with_nodes(nodes))
 
-    def quantised(
-        self, graph: Graph, finest: Mapping[int, float], operands: Mapping[int, Sequence[float | None]]
-    ) -> tuple[list[Node], Mapping[int, float], Mapping[int, Sequence[float | None]]]:
-        """The nodes with scales no finer than `finest` by group, the finest that every point can reach, and the steps
-        of the integers in front of each group's points, of which `operands` is what an earlier round found.
-        """
-        found_steps: dict[int, list[float | None]] = {}
-        shapes = check_graph(graph)
-        reachable: dict[int, float] = {}
-        floors = _floors(graph)
-        chosen: dict[int, Quantisation] = {}
-        steps: dict[str, float | None] = {value.name: 1.0 for value in graph.inputs}
-        units: dict[str, float] = {value.name: 1.0 for value in graph.inputs}
-        nodes: list[Node] = []
-        for node in graph.nodes:
-            if isinstance(node.attributes, QuantisePoint):
-                point = node.attributes
-                value, group = node.inputs[0], point.group
-                found_steps.setdefault(group, []).append(steps[value])
-                reachable[group] = max(units[value] / self.largest_ratio, reachable.get(group, 0.0))
-                if group not in chosen:
-                    least = finest.get(group, reachable[group])
-                    exact = self.exact_residual(point, operands.get(group, (None,)))
-                    chosen[group] = exact or self.quantisation(graph, node, steps[value], least, floors[group])
-                _require_one_kind(graph, node, chosen[point.group])
-                attributes = Quantise(
-                    role=point.role, quantisation=chosen[point.group], requantisation=self.requantisation(point.role)
-                )
-                node = replace(node, attributes=attributes)
-            steps[node.output] = _step(node, steps, shapes)
-            units[node.output] = _largest_unit(node, units, shapes)
-            nodes.append(node)
-        return nodes, reachable, found_steps
 
-    def exact_residual(self, point: QuantisePoint, operands: Sequence[float | None]) -> Quantisation | None:
-        """The coding in which no operand of a residual group is rounded, if the width holds it."""
-        scale = exact_residual_scale(operands) if point.role is Role.RESIDUAL else None
-        dtype = IntegerType(bits=self.options.residual_bits, signed=True)
-        seen = _on_grid(self.ranges[point.group])
-        if scale is None or max(abs(seen.low), abs(seen.high)) * RESIDUAL_HEADROOM > scale * dtype.high:
-            return None
-        return Quantisation(dtype=dtype, scale=scale)
+def _quantised(node: Node, coding: Quantisation, step: Step) -> Node:
+    assert isinstance(node.attributes, QuantisePoint | Quantise)
+    attributes = Quantise(
+        role=node.attributes.role,
+        quantisation=coding,
+        requantisation=step.requantisation,
+        centre=None if step.centre is None else freeze(step.centre),
+        digits=None if step.digits is None else freeze(step.digits),
+    )
+    return replace(node, attributes=attributes)
 
-    def requantisation(self, role: Role) -> Requantisation:
-        """Thresholds for activations alone: wider codes would need too many."""
-        chosen = self.options.requantisation
-        if chosen.mode is RequantiseMode.THRESHOLD and role is not Role.ACTIVATION:
-            return DEFAULT_REQUANTISATION
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Search:
+    """The joint choice of all scales; see the module."""
+
+    calibration: Calibration
+    options: CompileOptions
+    edges: tuple[Edge, ...]
+    given: Codings
+    floors: Mapping[int, float]
+
+    def codings(self, first: Codings, finest: Mapping[int, float]) -> Codings:
+        """A coding for every group. `first`: those of the round before, `finest`: bounds of the scales by group."""
+        chosen = dict(self.given)
+        chosen |= {edge.group: BIPOLAR for edge in self.edges if edge.unit.is_sign and edge.group not in chosen}
+        _require_one_kind(self.edges, chosen)
+        bits = self.bits()
+        groups = {edge.group: edge.role for edge in self.edges if edge.group not in chosen}
+        for group, role in sorted(groups.items(), key=lambda item: item[1] is not Role.RESIDUAL):
+            seen = self.calibration.groups[group]
+            least = finest.get(group, 0.0)
+            form = find_form(role, self.floors[group], seen, self.options, bits.get(group, 0), least)
+            exact = self.exact(group, role, form, first)
+            chosen[group] = exact or self.best(group, role, form, chosen)
         return chosen
 
-    @property
-    def largest_ratio(self) -> float:
-        """The largest ratio of a requantise step that the mode holds with room to spare, a power of two."""
-        requantisation = self.options.requantisation
-        multiplies = requantisation.mode is RequantiseMode.MULTIPLY
-        return float(1 << (requantisation.number - 2 if multiplies else SHIFT_RATIO_BITS))
+    def bits(self) -> Mapping[int, int]:
+        """The width of each group of activations that has a scale to choose, in the order of the graph."""
+        signs = {edge.group for edge in self.edges if edge.unit.is_sign}
+        groups = [edge.group for edge in self.edges if edge.role is Role.ACTIVATION and edge.group not in self.given]
+        groups = [group for group in dict.fromkeys(groups) if group not in signs]
+        wanted_db = self.options.act_signal_to_noise_db
+        if wanted_db is not None:
+            return {
+                group: fewest_bits(
+                    Role.ACTIVATION, self.floors[group], self.calibration.groups[group], self.options, wanted_db
+                )
+                for group in groups
+            }
+        listed = self.options.act_bits_listed
+        if len(listed) not in (1, len(groups)):
+            first = {edge.group: edge.point for edge in reversed(self.edges)}
+            raise BadInput(
+                f"act_bits lists {len(listed)} widths, the network has {len(groups)} quantised activations: "
+                f"{', '.join(first[group] for group in groups)}; give one width, or one for each in this order"
+            )
+        return dict(zip(groups, listed * len(groups) if len(listed) == 1 else listed, strict=True))
 
-    def quantisation(self, graph: Graph, node: Node, step: float | None, finest: float, floor: float) -> Quantisation:
-        """The coding behind one point.
+    def finest(self, codings: Codings) -> Mapping[int, float]:
+        """For each group the finest scale that all its steps can reach."""
+        mode = self.options.requantisation
+        multiplies = mode.mode is RequantiseMode.MULTIPLY
+        largest_ratio = float(1 << (mode.number - 2 if multiplies else SHIFT_RATIO_BITS))
+        finest: dict[int, float] = {}
+        for edge in self.edges:
+            largest = float(np.abs(edge.unit.gains).max()) * _scale_before(edge, codings) / largest_ratio
+            finest[edge.group] = max(largest, finest.get(edge.group, 0.0))
+        return finest
 
-        `step`: the real size of one unit of the integer before it, if uniform. `finest`: no finer scale can be
-        reached from that integer. `floor`: no image gives less.
-        """
-        point = node.attributes
-        assert isinstance(point, QuantisePoint)
-        source = graph.producers.get(node.inputs[0])
-        if source is not None and isinstance(source.attributes, Sign):
-            return Quantisation(dtype=IntegerType(bits=1, signed=False), scale=1.0, bipolar=True)
-        seen = _on_grid(self.ranges[point.group])
-        match point.role:
-            case Role.RESIDUAL:
-                return self.symmetric(self.options.residual_bits, seen, RESIDUAL_HEADROOM, step, finest)
-            case Role.ARGUMENT:
-                return _argument(seen, finest)
-            case Role.LOGITS:
-                return _logits(seen, step, finest, biased=not _has_one_shift(source))
-            case Role.INPUT:
-                bits = self.options.input_bits
-            case Role.ACTIVATION:
-                bits = self.options.act_bits
-        if floor >= 0:
-            dtype = IntegerType(bits=bits, signed=False)
-            return Quantisation(dtype=dtype, scale=self.snapped(max(_positive(seen.high) / dtype.high, finest), step))
-        symmetric = self.symmetric(bits, seen, 1.0, step, finest)
-        if -math.inf < floor < 0:
-            floored = self.floored(bits, floor, seen, step, finest)
-            return floored if floored.scale <= symmetric.scale else symmetric
-        return symmetric
+    def exact(self, group: int, role: Role, form: Form, first: Codings) -> Quantisation | None:
+        """Case 3."""
+        if role is not Role.RESIDUAL or not first:
+            return None
+        steps = [
+            gain * _scale_before(edge, first)
+            for edge in self.edges
+            if edge.group == group
+            for gain in (edge.common_gains or (math.nan,))
+        ]
+        scale = exact_residual_scale(steps)
+        return form.at(scale) if scale is not None and scale >= form.least else None
 
-    def symmetric(self, bits: int, seen: Range, headroom: float, step: float | None, finest: float) -> Quantisation:
-        """Signed codes with zero point 0."""
-        dtype = IntegerType(bits=bits, signed=True)
-        largest = _positive(max(abs(seen.low), abs(seen.high))) * headroom
-        return Quantisation(dtype=dtype, scale=self.snapped(max(largest / dtype.high, finest), step))
+    def best(self, group: int, role: Role, form: Form, chosen: Codings) -> Quantisation:
+        """The candidate with the fewest operations among those of nearly the least noise."""
+        before = [edge for edge in self.edges if edge.group == group and edge.is_step]
+        behind = [
+            e for e in self.edges if e.unit.source == group and e.group in chosen and e.common_gains and e.is_step
+        ]
+        seen = self.calibration.groups[group]
+        scored = []
+        for coding in dict.fromkeys(self.candidates(group, role, form, before, behind, chosen)):
+            power = max(seen.histogram.power, 1e-300)
+            noise, operations = seen.histogram.noise(coding) / power, 0.0
+            for edge in before:
+                source = self.scale_before(edge, chosen)
+                if source is not None:
+                    added, count = step_noise(
+                        edge, edge.unit.gains * (source / coding.scale), self.calibration, self.options
+                    )
+                    noise, operations = noise + added / power, operations + count
+            for edge in behind:
+                ratios = edge.unit.gains * (coding.scale / chosen[edge.group].scale)
+                added, count = step_noise(edge, ratios, self.calibration, self.options)
+                power_behind = max(self.power(edge), 1e-300)
+                noise, operations = noise + added / power_behind, operations + count
+            scored.append((operations, noise, coding))
+        least = min(noise for _, noise, _ in scored)
+        good = [entry for entry in scored if entry[1] <= max(SLACK * least, NEGLIGIBLE)]
+        return min(good, key=lambda entry: entry[:2])[2]
 
-    def floored(self, bits: int, floor: float, seen: Range, step: float | None, finest: float) -> Quantisation:
-        """Unsigned codes whose code 0 is `floor` (as nearly as an integer zero point allows).
+    def power(self, edge: Edge) -> float:
+        """The mean square of what a step makes."""
+        moments = self.calibration.points[edge.point]
+        return float((moments.share * (moments.variance + moments.mean**2)).mean())
 
-        A floor that is less than one code beside the range is 0.
-        """
-        dtype = IntegerType(bits=bits, signed=False)
-        zero_point = math.floor(-floor / max((max(seen.high, 0.0) - floor) / dtype.high, finest))
-        if zero_point == 0:
-            return Quantisation(dtype=dtype, scale=self.snapped(max(_positive(seen.high) / dtype.high, finest), step))
-        scale = self.snapped(-floor / zero_point, step)
-        zero_point = min(max(1, round(-floor / scale)), dtype.high)
-        if self.options.requantisation.mode is not RequantiseMode.SHIFT:
-            scale = -floor / zero_point
-        return Quantisation(dtype=dtype, scale=scale, zero_point=zero_point)
+    def scale_before(self, edge: Edge, chosen: Codings) -> float | None:
+        """The scale of the integers before a step, as far as it is fixed: in part by a floor, else None."""
+        source = edge.unit.source
+        if source is None or source in chosen:
+            return _scale_before(edge, chosen)
+        floor = self.floors[source]
+        return -floor if edge.common_gains and -math.inf < floor < 0 else None
 
-    def snapped(self, scale: float, step: float | None) -> float:
-        """In mode `shift`, the smallest power-of-two multiple of `step` that is not below `scale`."""
-        if self.options.requantisation.mode is not RequantiseMode.SHIFT or step is None:
-            return scale
-        return _snap(scale, step, least_exponent=-math.inf)
+    def candidates(
+        self, group: int, role: Role, form: Form, before: list[Edge], behind: list[Edge], chosen: Codings
+    ) -> Iterator[Quantisation]:
+        """Codings to choose from, the plainest first."""
+        if form.floor and role is not Role.ARGUMENT:
+            exact = [-form.floor / z for z in range(form.dtype.high, 0, -1)]
+            yield from (form.at(scale) for scale in exact if form.least <= scale <= form.most)
+            if self.options.requantisation.mode is not RequantiseMode.SHIFT:
+                yield form.at(exact[np.argmin([abs(math.log(scale / form.least)) for scale in exact])])
+                return
+        octaves = math.log2(form.most / form.least)
+        for step in range(max(1, math.ceil(octaves * STEPS_PER_OCTAVE))):
+            yield form.at(form.least * 2.0 ** (step / STEPS_PER_OCTAVE))
+        anchors = [
+            gain * source
+            for edge in before
+            if (source := self.scale_before(edge, chosen)) is not None
+            for gain in edge.common_gains
+        ]
+        anchors += [chosen[edge.group].scale / gain for edge in behind for gain in edge.common_gains[:1]]
+        mode = known_mode((before or behind)[0].role, self.options) if before or behind else None
+        digits = mode.number if mode is not None and mode.mode is RequantiseMode.CSD else 1
+        for anchor in anchors:
+            for factor in sums_of_digits(min(digits, 3)):
+                for scale in (anchor * factor, anchor / factor):
+                    octave = math.ceil(math.log2(form.least / scale) - 1e-9)
+                    if scale * 2.0**octave <= form.most * (1 + 1e-9):
+                        yield form.at(scale * 2.0**octave)
 
 
-def exact_residual_scale(steps: Sequence[float | None]) -> float | None:
+def _scale_before(edge: Edge, codings: Codings) -> float:
+    source = edge.unit.source
+    return 1.0 if source is None else codings[source].scale
+
+
+def exact_residual_scale(steps: list[float]) -> float | None:
     """The scale in which integers of these steps need a left shift at most: the finest step.
 
-    None where a step is not known, or where their ratios are no powers of two.
+    None where a step is not known (not a number), or where their ratios are no powers of two.
     """
-    known = [step for step in steps if step is not None]
-    if len(known) < len(steps):
-        return None
-    finest = min(known)
-    return finest if all(math.frexp(step / finest)[0] == 0.5 for step in known) else None
+    finest = min(steps)
+    return finest if all(math.frexp(step / finest)[0] == 0.5 for step in steps) else None
+
+
+def _require_one_kind(edges: tuple[Edge, ...], chosen: Codings) -> None:
+    for edge in edges:
+        if edge.group in chosen and chosen[edge.group].bipolar and not edge.unit.is_sign:
+            raise PassFailed(
+                f"{edge.point!r}: 1-bit and k-bit activations are concatenated, so that they cannot share a scale; "
+                "concatenate values of one kind"
+            )
 
 
 def _without_repeats(graph: Graph) -> Graph:
@@ -222,132 +269,3 @@ def _without_repeats(graph: Graph) -> Graph:
                 codings[node.output] = codings[node.inputs[0]]
         nodes.append(node)
     return graph.with_nodes(nodes, outputs=tuple(names.get(name, name) for name in graph.outputs))
-
-
-def _floors(graph: Graph) -> Mapping[int, float]:
-    """For each group of points a bound that no image goes below; -inf where none is known."""
-    groups: dict[int, float] = {}
-    floors: dict[str, float] = {value.name: 0.0 for value in graph.inputs}
-    for node in graph.nodes:
-        floor = min(floors[name] for name in node.inputs)
-        match node.attributes:
-            case Clamp(low=low, high=high):
-                floor = min(max(floor, low), high)
-            case Activation() as activation:
-                floor = activation.floor
-            case Affine(scale=scale, shift=shift):
-                floor = floor if floor == 0 and (scale >= 0).all() and (shift >= 0).all() else -math.inf
-            case ChannelPad() | AveragePool():
-                floor = min(floor, 0.0)
-            case Quantise(quantisation=quantisation):
-                floor = max(floor, quantisation.scale * quantisation.low_value)
-            case QuantisePoint(group=group):
-                groups[group] = min(floor, groups.get(group, math.inf))
-            case MaxPool() | GlobalAveragePool() | Concatenate():
-                pass
-            case _:
-                floor = -math.inf
-        floors[node.output] = floor
-    return groups
-
-
-def _on_grid(seen: Range) -> Range:
-    """The range widened to 8 significant bits.
-
-    Calibration sums floats in an order that differs between machines; on this grid the last bits do not matter, so
-    that a model compiles to the same program everywhere.
-    """
-    return Range(low=-_round_up(-seen.low), high=_round_up(seen.high))
-
-
-def _round_up(number: float) -> float:
-    """The nearest number of 8 significant bits that is not smaller by more than float32 rounding."""
-    if number == 0:
-        return 0.0
-    unit = 2.0 ** (math.frexp(number)[1] - 8)
-    return math.ceil(number / unit - 1e-3) * unit
-
-
-def _positive(number: float) -> float:
-    """A usable range for a value that was 0 on every calibration image."""
-    return number if number > 0 else 1.0
-
-
-def _snap(scale: float, step: float, *, least_exponent: float) -> float:
-    tolerance = 1e-9  # a ratio that is a power of two but for float rounding stays one
-    exponent = max(math.ceil(math.log2(scale / step) - tolerance), least_exponent)
-    return float(step * 2.0**exponent)
-
-
-def _argument(seen: Range, finest: float) -> Quantisation:
-    dtype = IntegerType(bits=ARGUMENT_BITS, signed=False)
-    low, high = min(seen.low, 0.0), max(seen.high, 0.0)
-    scale = max(_positive(high - low) / dtype.high, finest)
-    return Quantisation(dtype=dtype, scale=scale, zero_point=min(round(-low / scale), dtype.high))
-
-
-def _logits(seen: Range, step: float | None, finest: float, *, biased: bool) -> Quantisation:
-    """`biased`: the classes have biases of their own, which may lie between the integers of the last layer."""
-    dtype = IntegerType(bits=LOGIT_BITS, signed=True)
-    scale = max(_positive(max(abs(seen.low), abs(seen.high))) * LOGIT_HEADROOM / dtype.high, finest)
-    if step is not None:  # without biases nothing is gained by logits finer than the integers they come from
-        scale = _snap(scale, step, least_exponent=-math.inf if biased else 0)
-    return Quantisation(dtype=dtype, scale=scale)
-
-
-def _has_one_shift(source: Node | None) -> bool:
-    match source and source.attributes:
-        case Affine(shift=shift):
-            return bool((shift == shift[0]).all())
-    return False
-
-
-def _require_one_kind(graph: Graph, node: Node, chosen: Quantisation) -> None:
-    source = graph.producers.get(node.inputs[0])
-    is_sign = source is not None and isinstance(source.attributes, Sign)
-    if is_sign != chosen.bipolar:
-        raise PassFailed(
-            f"{node.place}: 1-bit and k-bit activations are concatenated, so that they cannot share a scale; "
-            "concatenate values of one kind"
-        )
-
-
-def _step(node: Node, steps: Mapping[str, float | None], shapes: Mapping[str, Shape]) -> float | None:
-    """The real size of one unit of the integer behind a value, if it is the same for all channels and pixels."""
-    step = steps[node.inputs[0]]
-    match node.attributes:
-        case Quantise(quantisation=quantisation):
-            return quantisation.scale
-        case Affine(scale=scale):
-            uniform = bool((scale == scale[0]).all()) and scale[0] > 0
-            return step * float(scale[0]) if uniform and step is not None else None
-        case AveragePool(window=window, count_padding=counts):
-            _, height, width = shapes[node.inputs[0]]
-            divisors = pool_divisors(window, height, width, count_padding=counts)
-            same = bool((divisors == divisors[0, 0]).all())
-            return step / int(divisors[0, 0]) if same and step is not None else None
-        case GlobalAveragePool():
-            _, height, width = shapes[node.inputs[0]]
-            return step / (height * width) if step is not None else None
-        case Convolution() | Clamp() | Add() | MaxPool() | ChannelPad() | Concatenate():
-            return step
-        case _:
-            return None
-
-
-def _largest_unit(node: Node, units: Mapping[str, float], shapes: Mapping[str, Shape]) -> float:
-    """The real size of one unit of the integer behind a value, the largest of all channels and pixels."""
-    unit = units[node.inputs[0]]
-    match node.attributes:
-        case Quantise(quantisation=quantisation):
-            return quantisation.slope
-        case Affine(scale=scale):
-            return unit * float(np.abs(scale).max())
-        case AveragePool(window=window, count_padding=counts):
-            _, height, width = shapes[node.inputs[0]]
-            return unit / max(int(pool_divisors(window, height, width, count_padding=counts).min()), 1)
-        case GlobalAveragePool():
-            _, height, width = shapes[node.inputs[0]]
-            return unit / (height * width)
-        case _:
-            return unit

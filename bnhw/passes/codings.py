@@ -1,0 +1,149 @@
+"""The form of a group's codes, all but the scale: width, sign, where code 0 lies, and the scale that its range needs.
+
+Cases, by what stands before the points:
+1. Sign: one bipolar bit (`BIPOLAR`), which has no scale to choose.
+2. RESIDUAL: signed, symmetric, with room for sums that calibration has not seen.
+3. Values that no image can make negative (ReLU, also behind a pool): unsigned, zero point 0.
+4. Values with a negative floor (shifted ReLU, also behind a pool): unsigned with code 0 as near the floor as an
+   integer zero point allows, so that the clamp costs nothing; but case 5 where that is finer, because the floor lies
+   far below what is seen, and zero point 0 where the floor is less than one code beside the range.
+5. Anything else: signed, symmetric, zero point 0.
+6. ARGUMENT: unsigned of ARGUMENT_BITS, because its codes are places in a table; the zero point is where 0 falls.
+7. LOGITS: signed, LOGIT_BITS.
+"""
+
+import math
+from dataclasses import dataclass
+
+from bnhw.dtypes import IntegerType, Quantisation
+from bnhw.ops import Role
+from bnhw.options import LEAST_ACT_BITS, MOST_ACT_BITS, CompileOptions, RangeMethod, Ranges
+from bnhw.passes.calibrate import Observed
+
+BIPOLAR = Quantisation(dtype=IntegerType(bits=1, signed=False), scale=1.0, bipolar=True)
+
+RESIDUAL_HEADROOM = 1.25
+"""A sum on an unseen image may leave the calibrated range; at 16 bits a third of a bit is cheap for that."""
+
+ARGUMENT_BITS = 12
+"""The largest table that a function of a code may have."""
+
+LOGIT_BITS = 24
+LOGIT_HEADROOM = 4.0
+"""Logits leave the chip as they are; two more bits cost nothing there and a clipped logit is a wrong class."""
+
+STEPS_PER_OCTAVE = 16
+"""How finely scales are searched."""
+
+OCTAVES = 6
+"""The least mean square error of 2-bit codes is never found further below the largest value seen."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """Codes of `dtype`; `floor`: the real value of code 0 where that is not 0. `least`, `most`: bounds of the scale."""
+
+    dtype: IntegerType
+    floor: float = 0.0
+    least: float
+    most: float
+
+    def at(self, scale: float) -> Quantisation:
+        """The coding with this scale."""
+        zero_point = min(round(-self.floor / scale), self.dtype.high) if self.floor else 0
+        return Quantisation(dtype=self.dtype, scale=scale, zero_point=zero_point)
+
+    def within(self, least: float, most: float) -> "Form":
+        """The same form with other bounds."""
+        return Form(dtype=self.dtype, floor=self.floor, least=least, most=most)
+
+
+def find_form(role: Role, floor: float, seen: Observed, options: CompileOptions, bits: int, finest: float) -> Form:
+    """The form of a group. `bits`: of activations. `finest`: no finer scale can be reached by its steps."""
+    low, high = on_grid(seen)
+    largest = max(abs(low), abs(high))
+    match role:
+        case Role.RESIDUAL:
+            return _symmetric(options.residual_bits, largest * RESIDUAL_HEADROOM, finest)
+        case Role.LOGITS:
+            return _symmetric(LOGIT_BITS, largest * LOGIT_HEADROOM, finest)
+        case Role.ARGUMENT:
+            dtype = IntegerType(bits=ARGUMENT_BITS, signed=False)
+            least = max(_positive(max(high, 0.0) - min(low, 0.0)) / dtype.high, finest)
+            return Form(dtype=dtype, floor=min(low, 0.0), least=least, most=least)
+        case Role.INPUT:
+            bits = options.input_bits
+    form = _pointwise(bits, floor, low, high, finest)
+    ranges = Ranges.parse(options.ranges)
+    match ranges.method:
+        case RangeMethod.MIN_MAX:
+            return form
+        case RangeMethod.PERCENTILE:
+            held = min(seen.histogram.quantile(ranges.percent / 100) / largest, 1.0) if largest else 1.0
+            return form.within(max(form.least * held, finest), max(form.most * held, finest))
+        case RangeMethod.MSE:
+            return _least_error(form, seen, finest)
+
+
+def _pointwise(bits: int, floor: float, low: float, high: float, finest: float) -> Form:
+    """Cases 3 to 5 for the whole range."""
+    unsigned = IntegerType(bits=bits, signed=False)
+    from_zero = max(_positive(high) / unsigned.high, finest)
+    if floor >= 0:
+        return Form(dtype=unsigned, least=from_zero, most=2 * from_zero)
+    symmetric = _symmetric(bits, max(abs(low), abs(high)), finest)
+    if floor == -math.inf:
+        return symmetric
+    floored = max((max(high, 0.0) - floor) / unsigned.high, finest)
+    if floored > -floor:  # code 1 would lie above 0
+        return Form(dtype=unsigned, least=from_zero, most=2 * from_zero)
+    form = Form(dtype=unsigned, floor=floor, least=floored, most=2 * floored)
+    return form if floored <= symmetric.least else symmetric
+
+
+def _symmetric(bits: int, largest: float, finest: float) -> Form:
+    dtype = IntegerType(bits=bits, signed=True)
+    least = max(_positive(largest) / dtype.high, finest)
+    return Form(dtype=dtype, least=least, most=2 * least)
+
+
+def _least_error(form: Form, seen: Observed, finest: float) -> Form:
+    """From the scale of the least mean square error up to half an octave above.
+
+    Not below: clipping more costs far more classes than rounding more, because what is clipped is what was telling.
+    """
+    scales = [form.least * 2.0 ** (-step / STEPS_PER_OCTAVE) for step in range(OCTAVES * STEPS_PER_OCTAVE)]
+    best = min((scale for scale in scales if scale >= finest), key=lambda scale: seen.histogram.noise(form.at(scale)))
+    return form.within(best, best * math.sqrt(2.0))
+
+
+def fewest_bits(role: Role, floor: float, seen: Observed, options: CompileOptions, wanted_db: float) -> int:
+    """The fewest activation bits whose noise lies `wanted_db` decibels below the values."""
+    for bits in range(LEAST_ACT_BITS, MOST_ACT_BITS):
+        form = find_form(role, floor, seen, options, bits, 0.0)
+        noise = min(seen.histogram.noise(form.at(scale)) for scale in (form.least, math.sqrt(form.least * form.most)))
+        if noise * 10 ** (wanted_db / 10) <= seen.histogram.power:
+            return bits
+    return MOST_ACT_BITS
+
+
+def on_grid(seen: Observed) -> tuple[float, float]:
+    """The range widened to 8 significant bits.
+
+    Calibration sums floats in an order that differs between machines; on this grid the last bits do not matter, so
+    that a model compiles to the same program everywhere.
+    """
+    return -_round_up(-seen.low), _round_up(seen.high)
+
+
+def _round_up(number: float) -> float:
+    """The nearest number of 8 significant bits that is not smaller by more than float32 rounding."""
+    if number == 0:
+        return 0.0
+    unit = 2.0 ** (math.frexp(number)[1] - 8)
+    return math.ceil(number / unit - 1e-3) * unit
+
+
+def _positive(number: float) -> float:
+    """A usable range for a value that was 0 on every calibration image."""
+    return number if number > 0 else 1.0
