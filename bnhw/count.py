@@ -12,7 +12,7 @@ from enum import Enum
 
 import numpy as np
 
-from bnhw.dtypes import Array, IntegerType
+from bnhw.dtypes import Array
 from bnhw.ops import Window, pool_divisors
 from bnhw.options import RequantiseMode
 from bnhw.program import (
@@ -27,6 +27,7 @@ from bnhw.program import (
     SumGlobal,
     Tensor,
 )
+from bnhw.widths import requantise_types
 
 
 class ActionKind(Enum):
@@ -196,12 +197,8 @@ def _count_requantise(program: Program, requantise: Requantise, source: Tensor, 
     """
     offset, shift = program.constants[requantise.offset], program.constants[requantise.shift]
     multiplier = program.constants[requantise.multiplier] if requantise.multiplier else np.ones_like(shift)
-    extremes = [
-        bound * int(factor)
-        for bound in (source.dtype.low, source.dtype.high)
-        for factor in (multiplier.min(), multiplier.max())
-    ]
-    width = IntegerType.containing(min(extremes), max(extremes)).bits
+    types = requantise_types(program, requantise)
+    width = types.product.bits
     constant_bits = offset.size * _signed_bits(offset) + shift.size * int(shift.max()).bit_length()
     if requantise.position_classes:
         constant_bits += program.constants[requantise.position_classes].size * (len(offset) - 1).bit_length()
@@ -226,7 +223,7 @@ def _count_requantise(program: Program, requantise: Requantise, source: Tensor, 
         case RequantiseMode.SHIFT:
             constant_bits += multiplier.size * requantise.multiplier_bits if requantise.multiplier else 0
     if offset.any():
-        actions[Action(kind=ActionKind.ADD, widths=(max(width, _signed_bits(offset)),))] += result.size
+        actions[Action(kind=ActionKind.ADD, widths=(types.total.bits,))] += result.size
     actions[Action(kind=ActionKind.SHIFT, widths=(width,))] += shifters * result.size
     actions[Action(kind=ActionKind.COMPARE, widths=(width,))] += 2 * result.size
     return Counts(actions={action: n for action, n in actions.items() if n}, constant_bits=constant_bits)

@@ -34,6 +34,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("program_file",),
     ("lowering_state",),
     ("lower",),
+    ("widths",),
+    ("checked",),
     ("machine", "storage", "count"),
     ("compare", "fidelity"),
     ("compiler", "float_model", "results"),
