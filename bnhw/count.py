@@ -12,7 +12,7 @@ from enum import Enum
 
 import numpy as np
 
-from bnhw.dtypes import Array, IntegerType
+from bnhw.dtypes import Array
 from bnhw.ops import Window, pool_divisors
 from bnhw.options import RequantiseMode
 from bnhw.program import (
@@ -28,6 +28,7 @@ from bnhw.program import (
     Tensor,
     Threshold,
 )
+from bnhw.widths import requantise_types
 
 
 class ActionKind(Enum):
@@ -199,12 +200,8 @@ def _count_requantise(program: Program, requantise: Requantise, source: Tensor, 
     """
     offset, shift = program.constants[requantise.offset], program.constants[requantise.shift]
     multiplier = program.constants[requantise.multiplier] if requantise.multiplier else np.ones_like(shift)
-    extremes = [
-        bound * int(factor)
-        for bound in (source.dtype.low, source.dtype.high)
-        for factor in (multiplier.min(), multiplier.max())
-    ]
-    width = IntegerType.containing(min(extremes), max(extremes)).bits
+    types = requantise_types(program, requantise)
+    width = types.product.bits
     constant_bits = offset.size * _signed_bits(offset) + shift.size * int(shift.max()).bit_length()
     constant_bits += _class_bits(program, requantise.position_classes, len(offset))
     if result.bipolar and not shift.any() and (np.abs(multiplier) == 1).all():
@@ -228,7 +225,7 @@ def _count_requantise(program: Program, requantise: Requantise, source: Tensor, 
         case RequantiseMode.SHIFT:
             constant_bits += multiplier.size * requantise.multiplier_bits if requantise.multiplier else 0
     if offset.any():
-        actions[Action(kind=ActionKind.ADD, widths=(max(width, _signed_bits(offset)),))] += result.size
+        actions[Action(kind=ActionKind.ADD, widths=(types.total.bits,))] += result.size
     actions[Action(kind=ActionKind.SHIFT, widths=(width,))] += shifters * result.size
     actions[Action(kind=ActionKind.COMPARE, widths=(width,))] += 2 * result.size
     return Counts(actions={action: n for action, n in actions.items() if n}, constant_bits=constant_bits)

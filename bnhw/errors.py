@@ -52,6 +52,12 @@ class InvalidProgram(BnhwError):
     """A `.bnhw` file or an integer program is truncated, altered or not well formed."""
 
 
+class WidthExceeded(BnhwError):
+    """An integer of an execution in checked mode left its declared width: a bug of ours in the range analysis."""
+
+    exit_code: ClassVar[int] = 1
+
+
 class ComparisonFailed(BnhwError):
     """Two executions that must give the same integers did not; the message names the first difference."""
 

@@ -46,6 +46,9 @@ MAX_MODEL_BYTES = 2**31 - 1
 
 ENTRY = "image"
 
+DISABLED_OPTIMISERS = ["Pad_Fusion"]
+"""Passes of onnxruntime that must not run: this one gives a pool more padding than pools there may have."""
+
 Operands = Sequence[str]
 
 
@@ -111,7 +114,7 @@ def _write_average_pool(writer: _Writer, op: AveragePool, xs: Operands, shape: S
     if _fits_onnx(op.window):
         include = int(op.count_padding)
         return writer.emit("AveragePool", xs[0], count_include_pad=include, **_window(op.window))
-    # The sum is a convolution with ones: padding in front of a pool would be merged into it and then refused.
+    # The sum is a convolution with ones, which may have any padding.
     channels, height, width = shape
     ones = writer.constant(np.ones((channels, 1, *op.window.kernel)))
     divisors = pool_divisors(op.window, height, width, count_padding=op.count_padding)
@@ -251,7 +254,9 @@ class GraphRunner:
         data = written.model.SerializeToString()
         del written
         try:
-            self.session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+            self.session = onnxruntime.InferenceSession(
+                data, options, providers=["CPUExecutionProvider"], disabled_optimizers=DISABLED_OPTIMISERS
+            )
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
             raise BadInput(
                 f"{graph.name}: onnxruntime {onnxruntime.__version__} cannot load its float graph ({error}); "

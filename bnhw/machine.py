@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bnhw.checked import check_widths, kernel_coding, kernel_geometry
 from bnhw.dtypes import Array
 from bnhw.errors import BadInput
 from bnhw.images import fit_pixels
 from bnhw.kernels.packing import pack_bits
-from bnhw.kernels.select import KernelSet, kernel_set
-from bnhw.kernels.types import BinaryWeights, Coding, Geometry, IntegerWeights, PreparedConvolution
-from bnhw.ops import Window
+from bnhw.kernels.select import REFERENCE_CHOICES, KernelSet, kernel_set
+from bnhw.kernels.types import BinaryWeights, IntegerWeights, PreparedConvolution
 from bnhw.program import (
     AddSaturating,
     Convolve,
@@ -99,21 +99,21 @@ class Machine:
         else:
             packed = IntegerWeights(values=weights)
         source = self.program.tensor[instruction.inputs[0]]
-        coding = Coding(
-            bits=source.dtype.bits,
-            signed=source.dtype.signed,
-            zero_point=source.zero_point,
-            bipolar=source.bipolar,
-        )
-        geometry = _geometry(instruction.window, instruction.groups)
-        return self.kernel_set.prepare_convolution(packed, geometry, coding)
+        geometry = kernel_geometry(instruction.window, instruction.groups)
+        return self.kernel_set.prepare_convolution(packed, geometry, kernel_coding(source))
 
     def steps(self, images: Array) -> Iterator[Step]:
-        """Execute `images` (uint8, (images, height, width, channels)) and yield every instruction's result."""
-        dtype = np.int64 if self.kernel_set.choice == "reference" else np.int32
+        """Execute `images` (uint8, (images, height, width, channels)) and yield every instruction's result.
+
+        Raises WidthExceeded in checked mode, see `bnhw.checked`.
+        """
+        dtype = np.int64 if self.kernel_set.choice in REFERENCE_CHOICES else np.int32
         values: dict[str, Array] = {self.program.input: np.ascontiguousarray(images, dtype)}
         for position, instruction in enumerate(self.program.instructions):
-            value, saturations = self._execute(instruction, [values[name] for name in instruction.inputs])
+            inputs = [values[name] for name in instruction.inputs]
+            value, saturations = self._execute(instruction, inputs)
+            if self.kernel_set.choice == "checked":
+                check_widths(self.program, instruction, inputs, value)
             yield Step(instruction=instruction, value=value, saturations=saturations)
             values[instruction.output] = value
             for name in set(instruction.inputs):
@@ -135,9 +135,9 @@ class Machine:
             case AddSaturating(low=low, high=high):
                 return kernels.add(inputs[0], inputs[1], low, high)
             case PoolSum(window=window):
-                return kernels.sum_pool(inputs[0], _geometry(window), zero_point), 0
+                return kernels.sum_pool(inputs[0], kernel_geometry(window), zero_point), 0
             case PoolMaximum(window=window):
-                return kernels.max_pool(inputs[0], _geometry(window)), 0
+                return kernels.max_pool(inputs[0], kernel_geometry(window)), 0
             case PadChannels(before=before, after=after):
                 return kernels.pad_channels(inputs[0], before, after, zero_point), 0
             case Join():
@@ -207,10 +207,6 @@ class Machine:
             if isinstance(step.instruction, AddSaturating):
                 saturations[step.instruction.output] = step.saturations
         return value.reshape(len(images), -1).astype(np.int64), saturations
-
-
-def _geometry(window: Window, groups: int = 1) -> Geometry:
-    return Geometry(kernel=window.kernel, stride=window.stride, pads=window.pads, groups=groups)
 
 
 def image_tensor(program: Program) -> Tensor:

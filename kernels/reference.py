@@ -47,7 +47,7 @@ def convolution(codes: IntArray, weights: npt.NDArray[Any], geometry: Geometry, 
         inputs = slice(group * per_group, (group + 1) * per_group)
         outputs = slice(group * out_channels // geometry.groups, (group + 1) * out_channels // geometry.groups)
         filters = weights[outputs].astype(np.int64)
-        for row, column, tap in _taps(values[..., inputs], geometry, padding=0):
+        for row, column, tap in window_taps(values[..., inputs], geometry, padding=0):
             acc[..., outputs] += np.einsum("nhwc,oc->nhwo", tap, filters[:, row, column])
     return acc
 
@@ -117,7 +117,7 @@ def sum_pool(codes: IntArray, geometry: Geometry, zero_point: int) -> Int64Array
     """Exact sum of `code - zero_point` over the window; padded taps are not counted (they contribute 0)."""
     values = codes.astype(np.int64) - zero_point
     total = np.zeros((codes.shape[0], *geometry.output_size(*codes.shape[1:3]), codes.shape[3]), np.int64)
-    for _, _, tap in _taps(values, geometry, padding=0):
+    for _, _, tap in window_taps(values, geometry, padding=0):
         total += tap
     return total
 
@@ -129,7 +129,7 @@ def max_pool(codes: IntArray, geometry: Geometry) -> Int64Array:
     """
     check_max_pool(geometry)
     lowest = int(np.iinfo(np.int64).min)
-    taps = [tap for _, _, tap in _taps(codes.astype(np.int64), geometry, padding=lowest)]
+    taps = [tap for _, _, tap in window_taps(codes.astype(np.int64), geometry, padding=lowest)]
     return np.asarray(np.max(taps, axis=0), np.int64)
 
 
@@ -150,7 +150,7 @@ def global_sum(codes: IntArray, zero_point: int) -> Int64Array:
     return total
 
 
-def _taps(values: Int64Array, geometry: Geometry, padding: int) -> Iterator[tuple[int, int, Int64Array]]:
+def window_taps(values: Int64Array, geometry: Geometry, padding: int) -> Iterator[tuple[int, int, Int64Array]]:
     """(kernel row, kernel column, the element under it for every output pixel) for each tap."""
     rows, columns = geometry.output_size(*values.shape[1:3])
     top, left, bottom, right = geometry.pads

@@ -29,9 +29,12 @@ from bnhw.kernels.types import (
     check_convolution,
 )
 
-KERNEL_CHOICES = ("auto", "reference", "multiplexer", "bit_serial")
+KERNEL_CHOICES = ("auto", "reference", "multiplexer", "bit_serial", "checked")
 KERNELS_VARIABLE = "BNHW_KERNELS"
 """Environment variable that holds one of `KERNEL_CHOICES`."""
+
+REFERENCE_CHOICES = frozenset({"reference", "checked"})
+"""Choices that run the reference: int64 in and out. Whoever executes a `checked` program asserts its widths too."""
 
 WeightsKind: TypeAlias = Literal["binary", "integer"]
 
@@ -61,7 +64,7 @@ def choose(
 
     | weights | choice | codes | kernel |
     |---|---|---|---|
-    | any | reference | any | reference |
+    | any | reference, checked | any | reference |
     | integer | any other | any | multiply |
     | binary | multiplexer | any | multiplexer |
     | binary | bit_serial, auto | more than 8 bits | multiplexer |
@@ -75,7 +78,7 @@ def choose(
     check_choice(choice)
     if weights_kind not in {"binary", "integer"}:
         raise ValueError(f"kernels: weights kind {weights_kind!r}, expected 'binary' or 'integer'")
-    if choice == "reference":
+    if choice in REFERENCE_CHOICES:
         return "reference"
     if weights_kind == "integer":
         return "multiply"
@@ -171,10 +174,10 @@ PREPARE: dict[str, Callable[[Any, Geometry, Coding], PreparedConvolution]] = {
 def kernel_set(choice: str) -> KernelSet:
     """The operations under one of `KERNEL_CHOICES`; ValueError on any other name.
 
-    The reference set takes and gives int64, the others int32 (see `bnhw.kernels.portable`).
+    The sets of `REFERENCE_CHOICES` take and give int64, the others int32 (see `bnhw.kernels.portable`).
     """
     check_choice(choice)
-    operations = reference if choice == "reference" else portable
+    operations = reference if choice in REFERENCE_CHOICES else portable
     return KernelSet(
         choice=choice,
         prepare_convolution=partial(prepare_convolution, choice=choice),

@@ -147,8 +147,8 @@ def test_totals_are_sums_over_layers(program: Program) -> None:
     [
         (None, [0, 0], [3, 3], {"compare_10": 4}),
         (None, [0, 0], [3, 4], {"shift_10": 2, "compare_10": 4}),
-        (None, [0, 5], [3, 3], {"add_10": 2, "compare_10": 4}),
-        (None, [0, -(2**19)], [0, 0], {"add_20": 2, "compare_10": 4}),
+        (None, [0, 5], [3, 3], {"add_11": 2, "compare_10": 4}),
+        (None, [0, -(2**19)], [0, 0], {"add_21": 2, "compare_10": 4}),
         ([1, -1], [0, 0], [0, 0], {"compare_11": 4}),
         ([8, 8], [0, 0], [0, 0], {"compare_13": 4}),
         ([2, 8], [0, 0], [0, 0], {"shift_13": 2, "compare_13": 4}),

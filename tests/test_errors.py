@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from bnhw import errors
 from bnhw.compare import first_difference
 from bnhw.compiler import check, self_check
 from bnhw.demo.digits import load_digits
+from bnhw.dtypes import IntegerType
 from bnhw.errors import (
     BadInput,
     BnhwError,
@@ -24,6 +26,7 @@ from bnhw.errors import (
     MissingDependency,
     PassFailed,
     UnsupportedModel,
+    WidthExceeded,
 )
 from bnhw.graph import Graph, Value
 from bnhw.machine import Machine
@@ -73,6 +76,14 @@ def raise_comparison_failed(_: Path) -> None:
         self_check(one_of_each(), np.full((1, 5, 4, 2), 200, np.uint8))
 
 
+def raise_width_exceeded(_: Path) -> None:
+    """The logits are declared one bit wide."""
+    program = one_of_each()
+    narrow = IntegerType(bits=1, signed=True)
+    tensors = [replace(one, dtype=narrow) if one.name == program.output else one for one in program.tensors]
+    Machine(replace(program, tensors=tuple(tensors)), "checked").run(np.full((1, 5, 4, 2), 200, np.uint8))
+
+
 def raise_missing_dependency(_: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("sklearn", "sklearn.datasets"):
@@ -90,6 +101,7 @@ WAYS: dict[type[BnhwError], tuple[Callable[[Path], None], str]] = {
     PassFailed: (raise_pass_failed, "4x4 positions; expected one number a class"),
     InvalidProgram: (raise_invalid_program, "damaged or cut short"),
     ComparisonFailed: (raise_comparison_failed, "self-check before writing failed"),
+    WidthExceeded: (raise_width_exceeded, "the partial sum -?[0-9]+ left its declared int1, -1 to 0"),
     MissingDependency: (raise_missing_dependency, r"pip install 'bnhw\[demo\]'"),
 }
 
@@ -104,7 +116,7 @@ def test_every_exception_is_raised_and_says_what_is_wrong(kind: type[BnhwError],
     with pytest.raises(BnhwError, match=message) as caught:
         way(tmp_path)
     assert type(caught.value) is kind
-    assert kind.exit_code == (3 if kind is ComparisonFailed else 2)
+    assert kind.exit_code == {ComparisonFailed: 3, WidthExceeded: 1}.get(kind, 2)
     assert kind.__doc__
 
 

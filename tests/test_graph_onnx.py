@@ -27,6 +27,7 @@ from bnhw.ops import (
     Flatten,
     GlobalAveragePool,
     MaxPool,
+    Pads,
     Quantise,
     QuantisePoint,
     Role,
@@ -120,6 +121,14 @@ KINDS: dict[str, Attributes] = {
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
 def test_operation_has_the_same_values(kind: Attributes) -> None:
     assert_same_values(chain(kind, shape=(2, 5, 4)), images(2, 5, 4))
+
+
+@pytest.mark.parametrize("pool", [AveragePool(window=Window(kernel=(2, 2))), MaxPool(window=Window(kernel=(2, 2)))])
+@pytest.mark.parametrize("pads", [(2, 0, 3, 1), (1, 1, 1, 1)])
+def test_zeros_in_front_of_a_pool_stay_in_front_of_it(pads: Pads, pool: Attributes) -> None:
+    """They count in an average and may win a maximum; a pool's own padding could not be so large either."""
+    graph = chain(ZeroPad(pads=pads), pool, shape=(2, 5, 4))
+    assert_same_values(graph, images(2, 5, 4) - 9, ["n1"])
 
 
 def test_every_operation_is_covered() -> None:

@@ -36,6 +36,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lowering_state",),
     ("lower_quantise",),
     ("lower",),
+    ("widths",),
+    ("checked",),
     ("machine", "storage", "count", "integer_onnx"),
     ("compare", "fidelity"),
     ("onnx_machine",),

@@ -10,6 +10,7 @@ from bnhw.kernels.select import (
     KERNELS_VARIABLE,
     PLANE_LANES_LIMITS,
     PREPARE,
+    REFERENCE_CHOICES,
     WeightsKind,
     choose,
     default_choice,
@@ -43,6 +44,7 @@ class Expectation:
 
 EXPECTATIONS = (
     Expectation(choice="reference", kernel="reference"),
+    Expectation(choice="checked", kernel="reference"),
     Expectation(choice="reference", kind="integer", kernel="reference"),
     Expectation(kind="integer", kernel="multiply"),
     Expectation(choice="bit_serial", kind="integer", kernel="multiply"),
@@ -73,7 +75,7 @@ def test_last_limit_applies_to_every_machine() -> None:
 
 
 def test_unknown_names_are_refused_with_the_allowed_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"'amx'.*auto, reference, multiplexer, bit_serial"):
+    with pytest.raises(ValueError, match=r"'amx'.*auto, reference, multiplexer, bit_serial, checked"):
         choose("amx", "binary", BIPOLAR, NOTHING)
     with pytest.raises(ValueError, match="expected one of auto"):
         kernel_set("fast")
@@ -100,7 +102,7 @@ def test_host_features_are_names() -> None:
 @pytest.mark.parametrize("choice", KERNEL_CHOICES)
 def test_every_set_prepares_both_kinds_of_weights_and_keeps_its_dtype(choice: str) -> None:
     kernels = kernel_set(choice)
-    dtype = np.int64 if choice == "reference" else np.int32
+    dtype = np.int64 if choice in REFERENCE_CHOICES else np.int32
     signs = np.ones((2, 1, 1, 64), np.int8)
     for weights in (BinaryWeights.from_signs(signs), IntegerWeights(values=signs)):
         convolution = kernels.prepare_convolution(weights, POINT, unsigned(2))

@@ -24,7 +24,11 @@ Limit = Annotated[int | None, option("N", "Use at most so many images.", "--limi
 Threads = Annotated[int, option("N", "Worker threads; images are split over them.", "--threads", least=1, most=256)]
 Kernels = Annotated[
     str | None,
-    option("CHOICE", "auto, reference, multiplexer, bit_serial [default: $BNHW_KERNELS or auto].", "--kernels"),
+    option(
+        "CHOICE",
+        "auto, reference, multiplexer, bit_serial, checked (asserts widths) [default: $BNHW_KERNELS or auto].",
+        "--kernels",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
