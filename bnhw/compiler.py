@@ -1,7 +1,7 @@
 """From an ONNX file and calibration images to a checked program: the stages in their order."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from bnhw.images import fit_pixels
 from bnhw.importer import Source, import_onnx, read_onnx
 from bnhw.lower import lower
 from bnhw.machine import Machine, fit_images
-from bnhw.options import CompileOptions
+from bnhw.options import CompileOptions, options_as_text
 from bnhw.passes.base import run_passes
 from bnhw.passes.pipeline import float_passes, normalise_input, quantise_graph
 from bnhw.program import Program, Provenance
@@ -110,17 +110,12 @@ def _import(source: Source, options: CompileOptions) -> Graph:
 
 
 def _provenance(source: Source, options: CompileOptions, images: int) -> Provenance:
-    chosen = {f.name: _option_text(getattr(options, f.name)) for f in fields(options)}
     return Provenance(
         producer=producer(),
         source_name=source.name,
         source_sha256=source.sha256,
-        options={**chosen, "calibration_images": str(images)},
+        options={**options_as_text(options), "calibration_images": str(images)},
     )
-
-
-def _option_text(value: object) -> str:
-    return ",".join(map(repr, value)) if isinstance(value, tuple) else str(value)
 
 
 def calibration_images(graph: Graph, images: Array) -> Array:

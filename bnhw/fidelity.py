@@ -6,8 +6,7 @@ memory does not grow with the number of images.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from bnhw.graph_onnx import GraphRunner
 from bnhw.importer import Source, import_onnx
 from bnhw.machine import Machine, fit_images
 from bnhw.ops import AveragePool, pool_divisors
-from bnhw.options import CompileOptions
+from bnhw.options import CompileOptions, options_from_text
 from bnhw.passes.base import Pass, run_passes
 from bnhw.passes.pipeline import float_passes, normalise_input
 from bnhw.passes.weight_scales import ExtractWeightScales
@@ -90,29 +89,10 @@ def compile_options(program: Program) -> CompileOptions:
 
     Raises InvalidProgram where they cannot be read.
     """
-    defaults = CompileOptions()
-    found = program.provenance.options
     try:
-        chosen: dict[str, Any] = {
-            option.name: _option(found[option.name], getattr(defaults, option.name))
-            for option in fields(CompileOptions)
-            if option.name in found
-        }
-        return CompileOptions(**chosen)
+        return options_from_text(program.provenance.options)
     except (ValueError, BadInput) as error:
         raise InvalidProgram(f"the program's own options cannot be read ({error}); compile it again") from error
-
-
-def _option(text: str, default: object) -> object:
-    match default:
-        case bool():
-            return text == "True"
-        case int() | float():
-            return type(default)(text)
-        case tuple():
-            return tuple(float(number) for number in text.split(","))
-        case _:
-            return text
 
 
 def digest_warning(source: Source, program: Program) -> str | None:

@@ -1,9 +1,10 @@
 """What a user may choose when a model is compiled."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from enum import Enum
-from typing import Self
+from typing import Any, Self
 
 from bnhw.errors import BadInput
 
@@ -186,6 +187,49 @@ class CompileOptions:
     def act_signal_to_noise_db(self) -> float | None:
         """What `act_bits` of `auto:DB` asks for; None where widths are given."""
         return _decibels("act_bits", self.act_bits) if isinstance(self.act_bits, str) else None
+
+
+def parse_act_bits(text: str) -> int | tuple[int, ...] | str:
+    """`act_bits` from text: a number, numbers between commas, or `auto:DB`. Raises BadInput for anything else."""
+    if text.startswith(AUTO):
+        return text
+    try:
+        listed = tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise BadInput(f"act_bits is {text!r}; a number, numbers between commas, or auto:DB is expected") from None
+    return listed[0] if len(listed) == 1 else listed
+
+
+def options_as_text(options: CompileOptions) -> dict[str, str]:
+    """Every option by name, as `options_from_text` reads it."""
+    return {
+        option.name: ",".join(map(repr, value)) if isinstance(value, tuple) else str(value)
+        for option in fields(options)
+        for value in (getattr(options, option.name),)
+    }
+
+
+def options_from_text(texts: Mapping[str, str]) -> CompileOptions:
+    """Options from texts by name; defaults where a name is missing, others are left aside.
+
+    Raises BadInput or ValueError where a text cannot be read.
+    """
+    readers: dict[str, Callable[[str], Any]] = {
+        "act_bits": parse_act_bits,
+        "weight_bits": int,
+        "input_bits": int,
+        "residual_bits": int,
+        "requantise": str,
+        "multipliers": lambda text: text == "True",
+        "ranges": str,
+        "input_mean": _floats,
+        "input_std": _floats,
+    }
+    return CompileOptions(**{name: read(texts[name]) for name, read in readers.items() if name in texts})
+
+
+def _floats(text: str) -> tuple[float, ...]:
+    return tuple(float(number) for number in text.split(","))
 
 
 def _decibels(option: str, text: str) -> float:

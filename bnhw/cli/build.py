@@ -8,7 +8,7 @@ import typer
 from bnhw.cli.console import progress_bar, say, show, show_json
 from bnhw.cli.parameters import Json, OnnxModel, numbers, option
 from bnhw.errors import BadInput
-from bnhw.options import DEFAULT_MULTIPLIER_BITS, CompileOptions
+from bnhw.options import DEFAULT_MULTIPLIER_BITS, CompileOptions, parse_act_bits
 
 DEFAULTS = CompileOptions()
 
@@ -65,11 +65,24 @@ def compile_command(
     calibrate_limit: Annotated[int, option("N", "Calibrate on at most so many images.", least=1)] = 200,
     act_bits: Annotated[
         str,
-        option("BITS", "Bits of activations, 2..8; a list, one for each; or auto:DB, the fewest that keep DB decibels."),
+        option(
+            "BITS", "Bits of activations, 2..8; a list, one for each; or auto:DB, the fewest that keep DB decibels."
+        ),
     ] = str(DEFAULTS.act_bits),
     requantise: Annotated[
-        str, option("MODE", "shift, csd:N (sums of N signed powers of two), or multiply:M (M-bit multipliers).")
+        str,
+        option(
+            "MODE",
+            "shift, csd:N (sums of N signed powers of two), multiply:M (M-bit multipliers), threshold (comparisons, "
+            "exact), or auto:DB (the cheapest for each step that together cost DB decibels).",
+        ),
     ] = f"multiply:{DEFAULT_MULTIPLIER_BITS}",
+    multipliers: Annotated[
+        bool, typer.Option("--multipliers/--no-multipliers", help="Whether --requantise auto may use multipliers.")
+    ] = DEFAULTS.multipliers,
+    ranges: Annotated[
+        str, option("METHOD", "Ranges of activations: mse (least square error), min-max, or percentile:P.")
+    ] = DEFAULTS.ranges,
     weight_bits: Annotated[int, option("N", "Bits of weights that are not 1-bit, 2..8.")] = DEFAULTS.weight_bits,
     input_bits: Annotated[int, option("N", "Bits of the normalised image, 2..12.")] = DEFAULTS.input_bits,
     residual_bits: Annotated[int, option("N", "Bits of the residual stream, 8..24.")] = DEFAULTS.residual_bits,
@@ -94,11 +107,13 @@ def compile_command(
     if emit_onnx is not None and emit_onnx.resolve() == model.resolve():
         raise BadInput(f"{emit_onnx}: is the model that is compiled; choose another name for --emit-onnx")
     options = CompileOptions(
-        act_bits=act_bits,
+        act_bits=parse_act_bits(act_bits),
         weight_bits=weight_bits,
         input_bits=input_bits,
         residual_bits=residual_bits,
         requantise=requantise,
+        multipliers=multipliers,
+        ranges=ranges,
         input_mean=numbers("--input-mean", input_mean),
         input_std=numbers("--input-std", input_std),
     )
