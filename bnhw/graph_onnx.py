@@ -16,7 +16,9 @@ from onnx import helper, numpy_helper
 from bnhw.dtypes import Array
 from bnhw.errors import BadInput
 from bnhw.graph import Attributes, Graph, Shape, remove_dead
+from bnhw.monotone import Function
 from bnhw.ops import (
+    Activation,
     Add,
     Affine,
     AveragePool,
@@ -25,6 +27,7 @@ from bnhw.ops import (
     Concatenate,
     Convolution,
     Flatten,
+    Floor,
     GlobalAveragePool,
     MaxPool,
     Pads,
@@ -101,6 +104,22 @@ def _write_clamp(writer: _Writer, op: Clamp, xs: Operands, _: Shape) -> str:
     return writer.emit("Clip", xs[0], writer.constant(op.low), writer.constant(op.high))
 
 
+FUNCTION_OPS: Mapping[Function, tuple[str, bool]] = {
+    Function.ELU: ("Elu", True),
+    Function.LEAKY_RELU: ("LeakyRelu", True),
+    Function.SIGMOID: ("Sigmoid", False),
+    Function.SOFTPLUS: ("Softplus", False),
+    Function.TANH: ("Tanh", False),
+}
+"""The ONNX operation of each function, and whether it has an alpha."""
+
+
+def _write_activation(writer: _Writer, op: Activation, xs: Operands, _: Shape) -> str:
+    name, has_alpha = FUNCTION_OPS[op.function]
+    value = writer.emit(name, xs[0], **({"alpha": op.alpha} if has_alpha else {}))
+    return value if op.gain == 1 else writer.emit("Mul", value, writer.constant(op.gain))
+
+
 def _write_sign(writer: _Writer, _: Sign, xs: Operands, __: Shape) -> str:
     return _write_step(writer, xs[0], -1.0, 1.0)
 
@@ -168,7 +187,9 @@ WRITERS: Mapping[type[Attributes], Callable[[_Writer, Any, Operands, Shape], str
     Convolution: _write_convolution,
     Affine: _write_affine,
     Clamp: _write_clamp,
+    Activation: _write_activation,
     Sign: _write_sign,
+    Floor: lambda writer, op, xs, shape: writer.emit("Floor", *xs),
     Add: lambda writer, op, xs, shape: writer.emit("Add", *xs),
     AveragePool: _write_average_pool,
     MaxPool: _write_max_pool,

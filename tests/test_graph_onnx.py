@@ -5,7 +5,7 @@ from collections.abc import Collection
 import numpy as np
 import pytest
 from graph_helpers import affine, chain, largest_error, pointwise_weights
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_strategies import Model, Network, models, networks
 from pass_helpers import CONV, RELU, images
@@ -72,6 +72,7 @@ def test_graphs_behind_the_float_passes_have_the_same_values(model: Model, data:
     assert_same_values(graph, model.images, data.draw(st.sets(st.sampled_from(all_values(graph)))))
 
 
+@settings(deadline=None)
 @given(networks())
 def test_quantised_graphs_have_the_same_codes_behind_equal_values(network: Network) -> None:
     """Value by value: one float32 rounding may move a code, and all behind it."""

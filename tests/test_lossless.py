@@ -261,7 +261,6 @@ def test_a_residual_stream_that_its_width_cannot_hold_exactly_is_not_lossless(tm
         assert_lossless(model, compile_model(path, images(SMALL), replace(SHIFT, residual_bits=8)), images(SMALL))
 
 
-@pytest.mark.xfail(strict=True, raises=NotImplementedError, reason="requantise mode threshold is not there yet")
 @pytest.mark.parametrize("bits", [2, 4])
 def test_quantised_batch_norm_networks_are_lossless_with_thresholds(bits: int, tmp_path: Path) -> None:
     """Every code is that of the real function, evaluated in float64 from the stored float32 constants."""

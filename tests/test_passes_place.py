@@ -39,7 +39,7 @@ from bnhw.ops import (
     Window,
 )
 from bnhw.passes.base import run_passes
-from bnhw.passes.calibrate import observe_ranges
+from bnhw.passes.calibrate import calibrate
 from bnhw.passes.pipeline import float_passes
 from bnhw.passes.place import PlaceQuantisePoints
 from bnhw.passes.scales import ChooseScales
@@ -250,7 +250,7 @@ def test_place_case_5_other_logits_get_a_point(tail: Attributes) -> None:
 
 def test_sum_of_bipolar_values_is_a_sum_of_codes_of_one_width() -> None:
     graph = placed(("a", CONV, ("image",)), ("s", Sign(), ("a",)), ("sum", Add(), ("a", "s")), shape=(2, 4, 4))
-    result = ChooseScales(ranges=observe_ranges(graph, images(2, 4, 4)), options=MULTIPLY).run(graph)
+    result = ChooseScales(calibration=calibrate(graph, images(2, 4, 4)), options=MULTIPLY).run(graph)
     check_graph(result)
     (added,) = [node for node in result.nodes if node.name == "sum"]
     made = {node.output: node.attributes for node in result.nodes}

@@ -12,7 +12,7 @@ the fewest operations wins. Cases:
 3. A residual group whose operands all have known steps, a power of two apart, gets the finest of these if its width
    holds the range: nothing is rounded.
 4. With shifted ReLU, code 0 is the floor: scales are floor / zero point, and in mode `shift` also such that the gain is
-   a power of two, where that is better.
+   a power of two. Mode `shift` prefers these everywhere, so that a network of power-of-two constants is computed exactly.
 A Quantise of the model's own keeps its coding; a point that would give its codes again goes.
 """
 
@@ -42,6 +42,9 @@ SLACK = 1.05
 
 NEGLIGIBLE = 1e-5
 """Noise 50 dB below the values is as good as less."""
+
+EXACT = 1e-20
+"""Noise of constants, relative to the values, that is the rounding of float64 scales."""
 
 Codings = Mapping[int, Quantisation]
 
@@ -162,29 +165,34 @@ class _Search:
         """The candidate with the fewest operations among those of nearly the least noise."""
         before = [edge for edge in self.edges if edge.group == group and edge.is_step]
         behind = [
-            e for e in self.edges if e.unit.source == group and e.group in chosen and e.common_gains and e.is_step
+            edge
+            for edge in self.edges
+            if edge.unit.source == group and edge.group in chosen and edge.common_gains and edge.is_step
+            if edge.group not in self.given  # the model's own steps have no moments, and codes that are exact or refused
         ]
         seen = self.calibration.groups[group]
         scored = []
         for coding in dict.fromkeys(self.candidates(group, role, form, before, behind, chosen)):
             power = max(seen.histogram.power, 1e-300)
-            noise, operations = seen.histogram.noise(coding) / power, 0.0
+            coded, constants, operations = seen.histogram.noise(coding) / power, 0.0, 0.0
             for edge in before:
                 source = self.scale_before(edge, chosen)
                 if source is not None:
                     added, count = step_noise(
                         edge, edge.unit.gains * (source / coding.scale), self.calibration, self.options
                     )
-                    noise, operations = noise + added / power, operations + count
+                    constants, operations = constants + added / power, operations + count
             for edge in behind:
                 ratios = edge.unit.gains * (coding.scale / chosen[edge.group].scale)
                 added, count = step_noise(edge, ratios, self.calibration, self.options)
                 power_behind = max(self.power(edge), 1e-300)
-                noise, operations = noise + added / power_behind, operations + count
-            scored.append((operations, noise, coding))
-        least = min(noise for _, noise, _ in scored)
+                constants, operations = constants + added / power_behind, operations + count
+            scored.append((operations, coded + constants, constants <= EXACT, coding))
+        if self.options.requantisation.mode is RequantiseMode.SHIFT:
+            scored = [entry for entry in scored if entry[2]] or scored
+        least = min(noise for _, noise, _, _ in scored)
         good = [entry for entry in scored if entry[1] <= max(SLACK * least, NEGLIGIBLE)]
-        return min(good, key=lambda entry: entry[:2])[2]
+        return min(good, key=lambda entry: entry[:2])[3]
 
     def power(self, edge: Edge) -> float:
         """The mean square of what a step makes."""
