@@ -56,11 +56,14 @@ def _powers_reason(multiplier: Array, shift: Array, adder: str) -> str:
     falling = int((multiplier < 0).any(axis=0).sum())
     if falling:
         return f"{_channels(falling)} (negative gain): a shift cannot negate"
-    distinct = np.unique(np.log2(np.maximum(multiplier, 1)) - shift)
-    if len(distinct) == 1 and not _differs(multiplier) and not _differs(shift):
+    if not _differs(multiplier) and not _differs(shift):
         return f"{adder}: nothing is cheaper"
+    present = multiplier != 0
+    places = len(np.unique(np.log2(multiplier[present]) - shift[present]))
+    if places < 2:
+        return f"{np.count_nonzero(~present.any(axis=0))} channels are constant, the others shift alike: a shifter"
     what = "channels" if multiplier.shape[1] > 1 else "divisors"
-    return f"{what} shift by {len(distinct)} different numbers of places: a shifter instead of wires"
+    return f"{what} shift by {places} different numbers of places: a shifter instead of wires"
 
 
 def _channels(falling: int) -> str:
@@ -75,11 +78,9 @@ def _gains_reason(program: Program, requantise: Requantise, multiplier: Array, s
     """How the ratios differ between channels and divisors."""
     channels = program.tensor[requantise.output].shape[2]
     rows = len(multiplier)
-    columns = {tuple(zip(m, s, strict=True)) for m, s in zip(multiplier.T.tolist(), shift.T.tolist(), strict=True)}
+    columns = {tuple(column) for column in (multiplier / np.exp2(shift)).T.tolist()}
     if len(columns) > 1:
-        each = f"each of {channels} channels has" if len(columns) == channels else f"{channels} channels have"
-        of_what = "a gain of its own" if len(columns) == channels else f"{len(columns)} different gains"
-        return f"{each} {of_what} (a batch norm, weight scales): no common power of two"
+        return _channel_gains_reason(channels, columns, multiplier, requantise.mode)
     place = int(np.argmax(count_signed_digits(multiplier[:, 0])))
     digits = int(count_signed_digits(multiplier[place, 0]))
     ratio = Fraction(int(multiplier[place, 0]), 1 << int(shift[place, 0]))
@@ -88,6 +89,21 @@ def _gains_reason(program: Program, requantise: Requantise, multiplier: Array, s
         return f"one gain for all channels, {float(ratio):.6g}: {needs}"
     text = str(ratio) if ratio.denominator <= 1 << 10 else f"{float(ratio):.6g}"
     return f"{_divisors(program, requantise, rows)}: ratio {text} {needs}"
+
+
+def _channel_gains_reason(
+    channels: int, columns: set[tuple[float, ...]], multiplier: Array, mode: RequantiseMode
+) -> str:
+    """For ratios that differ between channels. `columns`: the distinct ones, each with one number a divisor."""
+    if len(columns) == channels:
+        return (
+            f"each of {channels} channels has a gain of its own (a batch norm, weight scales): no common power of two"
+        )
+    numbers = np.unique(count_signed_digits(multiplier).max(axis=0))
+    if mode is RequantiseMode.CSD and len(columns) == len(numbers):  # one gain, held better where it counts more
+        first = [column[0] for column in columns]
+        return f"channels with equally many digits have one ratio, {min(first):.6g} to {max(first):.6g}"
+    return f"{channels} channels have {len(columns)} different ratios: no common power of two"
 
 
 def _divisors(program: Program, requantise: Requantise, rows: int) -> str:
@@ -114,20 +130,20 @@ def _precision_reason(program: Program, requantise: Requantise, errors: Sequence
     asked = program.provenance.options.get("requantise", "")
     what = f"multiplier of {requantise.multiplier_bits} bits"
     if asked.split(":")[0] == AUTO:
-        what += f": the ratios need more than {MOST_DIGITS} signed digits at the precision asked for"
+        what += f", because the ratios need more than {MOST_DIGITS} signed digits at the precision asked for"
     elif asked.split(":")[0] == RequantiseMode.MULTIPLY.value:
         what = f"mode {asked} was asked for"
-    return f"{what}; {_best_digits(errors)}"
+    return f"{what}: {_best_digits(errors)}"
 
 
 def _best_digits(errors: Sequence[float | None]) -> str:
     """The fewest digits that hold the ratios well, or the most that there are."""
     held = [(digits, error) for digits, error in enumerate(errors, 1) if error is not None]
     if not held:
-        return "sums of digits cannot hold the ratios"
+        return "sums of digits cannot hold them"
     digits, error = next((entry for entry in held if entry[1] <= GOOD_ERROR), held[-1])
     name = "shift" if digits == 1 else f"csd:{digits}"
-    return f"{name} would hold the ratios {'exactly' if error == 0 else f'to {_percent(error)}'}"
+    return f"{name} would hold them {'exactly' if error == 0 else f'to {_percent(error)}'}"
 
 
 def _percent(error: float) -> str:
