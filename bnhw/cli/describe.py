@@ -10,7 +10,7 @@ from bnhw.errors import BadInput
 
 
 def info(model: Model, as_json: Json = False) -> None:
-    """Print a program's instructions, sizes, options and origin; what each step costs and why it is not cheaper."""
+    """Print a program's instructions, sizes, options and origin. Says what each step costs and why."""
     import bnhw
     from bnhw.program_file import describe_program
     from bnhw.reports.steps import code_steps
