@@ -205,7 +205,8 @@ def _rounding_notes(errors: Mapping[str, RatioError]) -> list[str]:
         return []
     worst = max(rounded, key=lambda name: rounded[name].relative)
     modes = sorted({str(error.requantisation) for error in rounded.values()})
+    where = f"mode{'s' * (len(modes) > 1)} {', '.join(modes)}"
     return [
-        f"{len(rounded)} of {len(errors)} requantise steps could not hold their ratio in "
-        f"mode{'s' * (len(modes) > 1)} {', '.join(modes)}; the worst, {worst!r}, is off by {100 * rounded[worst].relative:.1f} %"
+        f"{len(rounded)} of {len(errors)} requantise steps could not hold their ratio in {where}; the worst, "
+        f"{worst!r}, is off by {100 * rounded[worst].relative:.1f} %"
     ]

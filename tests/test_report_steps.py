@@ -109,8 +109,9 @@ REASONS: tuple[tuple[Program, str], ...] = (
         "be off by 9.1 %",
     ),
     (
-        requantise(CSD, [[3, 7, 3]], 4, channels=3),
-        "3 channels have 2 different ratios: no common power of two; csd:1 would be off by 33 %",
+        requantise(CSD, [[3, 7, 3]], 4, channels=3),  # both have 2 digits
+        "3 channels have 2 different ratios (a batch norm, weight scales): no common power of two; csd:1 would "
+        "be off by 33 %",
     ),
     (
         requantise(CSD, [[32, 33, 33]], 5, channels=3),

@@ -95,15 +95,14 @@ def _channel_gains_reason(
     channels: int, columns: set[tuple[float, ...]], multiplier: Array, mode: RequantiseMode
 ) -> str:
     """For ratios that differ between channels. `columns`: the distinct ones, each with one number a divisor."""
+    cause = "(a batch norm, weight scales): no common power of two"
     if len(columns) == channels:
-        return (
-            f"each of {channels} channels has a gain of its own (a batch norm, weight scales): no common power of two"
-        )
+        return f"each of {channels} channels has a gain of its own {cause}"
     numbers = np.unique(count_signed_digits(multiplier).max(axis=0))
-    if mode is RequantiseMode.CSD and len(columns) == len(numbers):  # one gain, held better where it counts more
+    if mode is RequantiseMode.CSD and len(columns) == len(numbers):  # as one gain gives, held better in some channels
         first = [column[0] for column in columns]
         return f"channels with equally many digits have one ratio, {min(first):.6g} to {max(first):.6g}"
-    return f"{channels} channels have {len(columns)} different ratios: no common power of two"
+    return f"{channels} channels have {len(columns)} different ratios {cause}"
 
 
 def _divisors(program: Program, requantise: Requantise, rows: int) -> str:
