@@ -28,6 +28,7 @@ from bnhw.program import (
     Tensor,
     Threshold,
 )
+from bnhw.requantise_constants import count_signed_digits
 from bnhw.widths import requantise_types
 
 
@@ -190,13 +191,41 @@ def _signed_bits(array: Array) -> int:
     return 1 + max((-low - 1).bit_length() if low < 0 else 0, high.bit_length() if high > 0 else 0)
 
 
+def is_comparison(program: Program, requantise: Requantise) -> bool:
+    """Whether a step is one comparison with a threshold for each number: a sign, where channels may fall."""
+    plain = not requantise.multiplier or bool((np.abs(program.constants[requantise.multiplier]) == 1).all())
+    return program.tensor[requantise.output].bipolar and plain and not program.constants[requantise.shift].any()
+
+
+def channel_digits(program: Program, requantise: Requantise) -> Array:
+    """The signed digits of each channel's M, int64 (channels,): the most over the rows of different divisors.
+
+    0 where M is 0 and the channel constant.
+    """
+    channels = program.tensor[requantise.output].shape[2]
+    if not requantise.multiplier:
+        return np.ones(channels, np.int64)
+    digits = count_signed_digits(program.constants[requantise.multiplier]).max(axis=0)
+    return np.array(np.broadcast_to(digits, (channels,)))
+
+
+def digit_additions(program: Program, requantise: Requantise) -> int:
+    """Additions an image that join the signed digits of M in mode csd: one a digit but the first; 0 in other modes."""
+    if requantise.mode is not RequantiseMode.CSD:
+        return 0
+    height, width, _ = program.tensor[requantise.output].shape
+    return height * width * int(np.maximum(channel_digits(program, requantise) - 1, 0).sum())
+
+
 def _count_requantise(program: Program, requantise: Requantise, source: Tensor, result: Tensor) -> Counts:
     """The product with M, the addition of B, the shift by S and the two comparisons of the clamp, for each number.
 
-    The product is one multiplication in mode multiply, one addition a signed digit but the first in mode csd, and
-    wires in mode shift. Shifts are wires where every channel shifts alike; else there is one shifter, or one a
-    signed digit. An addition of 0 for all channels is none. A 1-bit result without product or shift is one
-    comparison with a threshold. A map of position classes counts as constants.
+    The product is one multiplication in mode multiply, wires in mode shift, and in mode csd one addition a signed
+    digit but the first. Digits are those of `channel_digits`: what is executed, channel by channel, not what the
+    channel with the most digits would need everywhere; constants are stored with room for the most. Shifts are wires
+    where every channel shifts alike; else there is one shifter, or one a signed digit. An addition of 0 for all
+    channels is none. A 1-bit result without product or shift is one comparison with a threshold. A map of position
+    classes counts as constants.
     """
     offset, shift = program.constants[requantise.offset], program.constants[requantise.shift]
     multiplier = program.constants[requantise.multiplier] if requantise.multiplier else np.ones_like(shift)
@@ -204,29 +233,30 @@ def _count_requantise(program: Program, requantise: Requantise, source: Tensor, 
     width = types.product.bits
     constant_bits = offset.size * _signed_bits(offset) + shift.size * int(shift.max()).bit_length()
     constant_bits += _class_bits(program, requantise.position_classes, len(offset))
-    if result.bipolar and not shift.any() and (np.abs(multiplier) == 1).all():
+    if is_comparison(program, requantise):
         falling = multiplier.size if (multiplier < 0).any() else 0
         compare = Action(kind=ActionKind.COMPARE, widths=(source.dtype.bits,))
         return Counts(actions={compare: result.size}, constant_bits=constant_bits + falling)
-    shifters = int((shift != shift.flat[0]).any() or (multiplier != multiplier.flat[0]).any())
+    shifters = result.size * int((shift != shift.flat[0]).any() or (multiplier != multiplier.flat[0]).any())
     actions: Counter[Action] = Counter()
     match requantise.mode:
         case RequantiseMode.MULTIPLY:
             constant_bits += multiplier.size * requantise.multiplier_bits
-            shifters = int((shift != shift.flat[0]).any())
+            shifters = result.size * int((shift != shift.flat[0]).any())
             if (np.abs(multiplier) > 1).any():
                 operands = (source.dtype.bits, requantise.multiplier_bits)
                 actions[Action(kind=ActionKind.MULTIPLY, widths=operands)] += result.size
         case RequantiseMode.CSD:
-            digits = requantise.digits
-            constant_bits += multiplier.size * digits * (1 + (requantise.multiplier_bits - 1).bit_length())
-            shifters *= digits
-            actions[Action(kind=ActionKind.ADD, widths=(width,))] += (digits - 1) * result.size
+            constant_bits += multiplier.size * requantise.digits * (1 + (requantise.multiplier_bits - 1).bit_length())
+            digits = channel_digits(program, requantise)
+            pixels = result.size // len(digits)
+            shifters = pixels * int(np.maximum(digits, 1).sum()) if shifters else 0
+            actions[Action(kind=ActionKind.ADD, widths=(width,))] += digit_additions(program, requantise)
         case RequantiseMode.SHIFT:
             constant_bits += multiplier.size * requantise.multiplier_bits if requantise.multiplier else 0
     if offset.any():
         actions[Action(kind=ActionKind.ADD, widths=(types.total.bits,))] += result.size
-    actions[Action(kind=ActionKind.SHIFT, widths=(width,))] += shifters * result.size
+    actions[Action(kind=ActionKind.SHIFT, widths=(width,))] += shifters
     actions[Action(kind=ActionKind.COMPARE, widths=(width,))] += 2 * result.size
     return Counts(actions={action: n for action, n in actions.items() if n}, constant_bits=constant_bits)
 

@@ -199,12 +199,14 @@ def _finish(state: Lowering, name: str) -> Tensor:
 
 
 def _rounding_notes(errors: Mapping[str, RatioError]) -> list[str]:
-    """What the mode `shift` costs in precision, in words."""
+    """What modes that cannot hold every ratio cost in precision, in words."""
     rounded = {name: error for name, error in errors.items() if error.relative > 2.0**-7}
     if not rounded:
         return []
     worst = max(rounded, key=lambda name: rounded[name].relative)
+    modes = sorted({str(error.requantisation) for error in rounded.values()})
+    where = f"mode{'s' * (len(modes) > 1)} {', '.join(modes)}"
     return [
-        f"{len(rounded)} of {len(errors)} requantise steps could not hold their ratio in mode "
-        f"{rounded[worst].requantisation}; the worst, {worst!r}, is off by {100 * rounded[worst].relative:.1f} %"
+        f"{len(rounded)} of {len(errors)} requantise steps could not hold their ratio in {where}; the worst, "
+        f"{worst!r}, is off by {100 * rounded[worst].relative:.1f} %"
     ]

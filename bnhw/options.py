@@ -125,7 +125,7 @@ class CompileOptions:
     residual_bits: width of the residual stream, 8..24 bits.
     requantise: `shift`, `csd:N`, `multiply:M`, `threshold`, or `auto:DB`, the cheapest of them for each step and
         channel that together cost no more than DB decibels of signal-to-noise.
-    multipliers: whether `auto` may use multipliers where digits and thresholds do not do.
+    multipliers: whether requantise steps may multiply; `auto` does where digits and thresholds do not do.
     ranges: `min-max`, `percentile:P` or `mse` (the least mean square error of rounding and clipping together).
     input_mean, input_std: the model reads (pixel - mean) / std instead of raw pixels 0..255; one number, or
         one a colour. A model trained on pixels divided by 255 has mean 0 and std 255.
@@ -160,7 +160,12 @@ class CompileOptions:
             raise BadInput(f"input_mean is {self.input_mean}; finite numbers are expected, one or one a colour")
         Ranges.parse(self.ranges)
         if self.auto_budget_db is None:
-            Requantisation.parse(self.requantise)
+            mode = Requantisation.parse(self.requantise).mode
+            if mode is RequantiseMode.MULTIPLY and not self.multipliers:
+                raise BadInput(
+                    f"requantise is {self.requantise}, but multipliers are not allowed; choose shift, csd:N, "
+                    "threshold, or auto, which then does without them"
+                )
 
     @property
     def requantisation(self) -> Requantisation:

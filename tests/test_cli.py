@@ -79,6 +79,35 @@ def test_the_whole_flow(files: Path, call: Call) -> None:
     assert call("report", "new.bnhw").code == 0
 
 
+def test_mode_auto_says_what_was_chosen_for_the_steps(files: Path, call: Call) -> None:
+    arguments = ("compile", "digits.onnx", "-o", "new.bnhw", "--calibrate", "images.npz")
+    done = call(*arguments, "--requantise", "auto", "--no-multipliers", "--act-bits", "auto:30", "--ranges", "min-max")
+    assert done.code == 0
+    line = r"requantise: \d+ shift, \d+ csd \(mean \d\.\d digits\), 0 multiply, \d+ threshold\n"
+    assert re.search(line, done.err), done.err
+    assert re.search(r"requantise steps could not hold their ratio in modes csd:\d, csd:\d", done.err), done.err
+    assert "requantise:" not in call(*arguments, "--requantise", "csd:2").err
+
+
+def test_info_says_of_every_step_what_it_costs_and_why(files: Path, call: Call) -> None:
+    steps = json.loads(call("info", "digits.bnhw", "--json").out)["steps"]
+    program = bnhw.load("digits.bnhw")
+    wanted = {"LookUp", "Requantise", "Threshold", "AddSaturating"}
+    assert [step["result"] for step in steps] == [i.output for i in program.instructions if i.kind in wanted]
+    multiplications = sum(step["multiplications"] * program.tensor[step["result"]].size for step in steps)
+    assert multiplications == bnhw.report(program).totals.multipliers > 0
+    text = call("info", "digits.bnhw").out
+    assert all(step["reason"].split()[0] in text for step in steps)
+    assert f"{int(multiplications):,} multiplications" in text
+
+
+def test_check_tries_the_options_that_compile_takes(files: Path, call: Call) -> None:
+    assert call("check", "digits.onnx", "--requantise", "auto", "--no-multipliers", "--act-bits", "4").code == 0
+    done = call("check", "digits.onnx", "--act-bits", "4,4")
+    assert (done.code, done.out) == (2, "")
+    assert "act_bits lists 2 widths" in done.err
+
+
 def test_the_integer_onnx_runs_without_this_package(files: Path, call: Call) -> None:
     arguments = ("--calibrate", "images.npz", "--calibrate-limit", "20")
     done = call("compile", "digits.onnx", "-o", "new.bnhw", *arguments, "--emit-onnx", "integer.onnx")

@@ -14,7 +14,9 @@ from bnhw.count import (
     Action,
     ActionKind,
     array_multiplications,
+    channel_digits,
     count_program,
+    digit_additions,
     total,
 )
 from bnhw.demo.digits import ONNX
@@ -207,6 +209,28 @@ def test_signed_digits_cost_adders_and_shifters_and_no_multiplier() -> None:
 def test_signed_digits_in_the_same_places_are_wires() -> None:
     (_, layer) = count_program(signed_digit_step([7, 7], digits=2))
     assert {action.kind for action in layer.counts.actions} == {ActionKind.ADD, ActionKind.COMPARE}
+
+
+def test_each_channel_is_counted_with_its_own_signed_digits() -> None:
+    program = signed_digit_step([11, 4], digits=3)  # 8 + 2 + 1, and wires
+    check_program(program)
+    (_, layer) = count_program(program)
+    found = {action.name: count for action, count in layer.counts.actions.items()}
+    assert found == {"add_14": 2 + 2, "shift_14": 3 + 1, "compare_14": 4}
+
+
+def test_a_channel_is_counted_with_the_most_digits_of_its_divisors() -> None:
+    program = signed_digit_step([1, 1], digits=3)
+    step = program.instructions[1]
+    assert isinstance(step, Requantise)
+    rows = {
+        step.multiplier: np.array([[1, 0], [11, 0]]),
+        step.offset: np.array([[1, 1]] * 2),
+        step.shift: np.array([[2, 2]] * 2),
+    }
+    program = replace(program, constants=dict(program.constants) | rows)
+    assert channel_digits(program, step).tolist() == [3, 0]
+    assert digit_additions(program, step) == 2
 
 
 def test_a_multiplier_of_more_signed_digits_than_declared_is_refused() -> None:

@@ -6,9 +6,23 @@ from typing import Annotated, Any
 import typer
 
 from bnhw.cli.console import progress_bar, say, show, show_json
-from bnhw.cli.parameters import Json, OnnxModel, numbers, option
+from bnhw.cli.parameters import (
+    ActBits,
+    InputBits,
+    InputMean,
+    InputStd,
+    Json,
+    Multipliers,
+    OnnxModel,
+    RangesChoice,
+    RequantiseChoice,
+    ResidualBits,
+    WeightBits,
+    numbers,
+    option,
+)
 from bnhw.errors import BadInput
-from bnhw.options import DEFAULT_MULTIPLIER_BITS, CompileOptions, parse_act_bits
+from bnhw.options import CompileOptions, parse_act_bits
 
 DEFAULTS = CompileOptions()
 
@@ -38,13 +52,36 @@ def export(
     say(f"wrote {output}: {network.config.weight_count:,} weights, {output.stat().st_size:,} bytes")
 
 
-def check(model: OnnxModel, as_json: Json = False) -> None:
+def check(
+    model: OnnxModel,
+    act_bits: ActBits = str(DEFAULTS.act_bits),
+    requantise: RequantiseChoice = DEFAULTS.requantise,
+    multipliers: Multipliers = DEFAULTS.multipliers,
+    ranges: RangesChoice = DEFAULTS.ranges,
+    weight_bits: WeightBits = DEFAULTS.weight_bits,
+    input_bits: InputBits = DEFAULTS.input_bits,
+    residual_bits: ResidualBits = DEFAULTS.residual_bits,
+    input_mean: InputMean = "0",
+    input_std: InputStd = "1",
+    as_json: Json = False,
+) -> None:
     """List all that stands in the way of compiling a model. Exit code 0 if nothing does."""
     from bnhw.compiler import check as check_model
     from bnhw.errors import UnsupportedModel
 
+    options = CompileOptions(
+        act_bits=parse_act_bits(act_bits),
+        weight_bits=weight_bits,
+        input_bits=input_bits,
+        residual_bits=residual_bits,
+        requantise=requantise,
+        multipliers=multipliers,
+        ranges=ranges,
+        input_mean=numbers("--input-mean", input_mean),
+        input_std=numbers("--input-std", input_std),
+    )
     try:
-        checked = check_model(model)
+        checked = check_model(model, options)
     except UnsupportedModel as error:
         if as_json:
             show_json({"model": str(model), "compiles": False, "problems": list(error.problems), "notes": []})
@@ -63,33 +100,15 @@ def compile_command(
     output: Annotated[Path, option("FILE", "The program to write (.bnhw).", "--output", "-o")],
     calibrate: Annotated[Path, option("FILE", "Images that show the ranges of activations.", "--calibrate")],
     calibrate_limit: Annotated[int, option("N", "Calibrate on at most so many images.", least=1)] = 200,
-    act_bits: Annotated[
-        str,
-        option(
-            "BITS", "Bits of activations, 2..8; a list, one for each; or auto:DB, the fewest that keep DB decibels."
-        ),
-    ] = str(DEFAULTS.act_bits),
-    requantise: Annotated[
-        str,
-        option(
-            "MODE",
-            "shift, csd:N (sums of N signed powers of two), multiply:M (M-bit multipliers), threshold (comparisons, "
-            "exact), or auto:DB (the cheapest for each step that together cost DB decibels).",
-        ),
-    ] = f"multiply:{DEFAULT_MULTIPLIER_BITS}",
-    multipliers: Annotated[
-        bool, typer.Option("--multipliers/--no-multipliers", help="Whether --requantise auto may use multipliers.")
-    ] = DEFAULTS.multipliers,
-    ranges: Annotated[
-        str, option("METHOD", "Ranges of activations: mse (least square error), min-max, or percentile:P.")
-    ] = DEFAULTS.ranges,
-    weight_bits: Annotated[int, option("N", "Bits of weights that are not 1-bit, 2..8.")] = DEFAULTS.weight_bits,
-    input_bits: Annotated[int, option("N", "Bits of the normalised image, 2..12.")] = DEFAULTS.input_bits,
-    residual_bits: Annotated[int, option("N", "Bits of the residual stream, 8..24.")] = DEFAULTS.residual_bits,
-    input_mean: Annotated[
-        str, option("NUMBERS", "The model takes (pixel - mean) / std: one number or one a colour.")
-    ] = "0",
-    input_std: Annotated[str, option("NUMBERS", "As --input-mean; 255 for a model of pixels 0..1.")] = "1",
+    act_bits: ActBits = str(DEFAULTS.act_bits),
+    requantise: RequantiseChoice = DEFAULTS.requantise,
+    multipliers: Multipliers = DEFAULTS.multipliers,
+    ranges: RangesChoice = DEFAULTS.ranges,
+    weight_bits: WeightBits = DEFAULTS.weight_bits,
+    input_bits: InputBits = DEFAULTS.input_bits,
+    residual_bits: ResidualBits = DEFAULTS.residual_bits,
+    input_mean: InputMean = "0",
+    input_std: InputStd = "1",
     emit_onnx: Annotated[
         Path | None, option("FILE", "Write the program as an integer ONNX graph, too (.onnx).", "--emit-onnx")
     ] = None,
@@ -98,6 +117,7 @@ def compile_command(
     from bnhw.compiler import SELF_CHECK_IMAGES, compile_model
     from bnhw.images import read_images
     from bnhw.program_file import save_program
+    from bnhw.reports.steps import code_steps, summarise_modes
     from bnhw.reports.tables import format_bits
 
     if output.suffix != ".bnhw":
@@ -126,6 +146,8 @@ def compile_command(
         say(f"note: {note}")
     bits = _weight_bits(program)
     say(f"wrote {output}: {len(program.instructions)} instructions, weights {format_bits(bits)}")
+    if options.auto_budget_db is not None:
+        say(f"requantise: {summarise_modes(code_steps(program))}")
     for path, content in graphs.items():
         say(f"wrote {path}: the same integers under onnxruntime, {len(content):,} bytes")
 

@@ -10,14 +10,15 @@ from bnhw.errors import BadInput
 
 
 def info(model: Model, as_json: Json = False) -> None:
-    """Print a program's instructions, sizes, options and origin."""
+    """Print a program's instructions, sizes, options and origin. Says what each step costs and why."""
     import bnhw
     from bnhw.program_file import describe_program
+    from bnhw.reports.steps import code_steps
     from bnhw.reports.tables import program_tables
 
     program = bnhw.load(model)
     if as_json:
-        show_json(describe_program(program))
+        show_json({**describe_program(program), "steps": [step.as_json() for step in code_steps(program)]})
     else:
         show(program_tables(program))
 

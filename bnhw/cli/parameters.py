@@ -30,6 +30,46 @@ Kernels = Annotated[
         "--kernels",
     ),
 ]
+ActBits = Annotated[
+    str,
+    option(
+        "BITS",
+        "Bits of activations, 2..8; a list between commas, one for each activation; or auto:DB, the fewest bits that "
+        "keep DB decibels.",
+        "--act-bits",
+    ),
+]
+RequantiseChoice = Annotated[
+    str,
+    option(
+        "MODE",
+        "shift, csd:N (sums of N signed powers of two), multiply:M (M-bit multipliers), threshold (comparisons, "
+        "exact), auto or auto:DB (the cheapest for each step that together cost DB decibels, 0.5 if not given).",
+        "--requantise",
+    ),
+]
+Multipliers = Annotated[
+    bool,
+    typer.Option(
+        "--multipliers/--no-multipliers",
+        help="Whether requantise steps may multiply; auto does where digits do not do.",
+    ),
+]
+RangesChoice = Annotated[
+    str,
+    option(
+        "METHOD",
+        "Ranges of activations: mse (least square error), min-max, or percentile:P with P of 50..100.",
+        "--ranges",
+    ),
+]
+WeightBits = Annotated[int, option("N", "Bits of weights that are not 1-bit, 2..8.", "--weight-bits")]
+InputBits = Annotated[int, option("N", "Bits of the normalised image, 2..12.", "--input-bits")]
+ResidualBits = Annotated[int, option("N", "Bits of the residual stream, 8..24.", "--residual-bits")]
+InputMean = Annotated[
+    str, option("NUMBERS", "The model takes (pixel - mean) / std: one number or one a colour.", "--input-mean")
+]
+InputStd = Annotated[str, option("NUMBERS", "As --input-mean; 255 for a model of pixels 0..1.", "--input-std")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 

@@ -1,5 +1,7 @@
 """Reports, programs and verifications as tables for a terminal."""
 
+from collections.abc import Sequence
+
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -18,6 +20,7 @@ from bnhw.program import (
     Threshold,
 )
 from bnhw.reports.report import Report
+from bnhw.reports.steps import CodeStep, code_steps, summarise_costs
 
 
 def format_bits(bits: int) -> str:
@@ -103,7 +106,7 @@ def _action_table(report: Report) -> Table:
 
 
 def program_tables(program: Program) -> RenderableType:
-    """`bnhw info`: provenance, options, and every instruction with its widths."""
+    """`bnhw info`: provenance, options, every instruction with its widths, and what each step costs."""
     origin = program.provenance
     weights = sum(program.weight_storage_bits(i) for i in program.instructions if isinstance(i, Convolve))
     image, output = program.tensor[program.input], program.tensor[program.output]
@@ -116,7 +119,41 @@ def program_tables(program: Program) -> RenderableType:
         *((f"option {name}", value) for name, value in origin.options.items()),
         *(("note", note) for note in origin.notes),
     ]
-    return Group(summary_table(f"Program {program.name}", rows), Text(), _instruction_table(program))
+    steps = code_steps(program)
+    parts: list[RenderableType] = [summary_table(f"Program {program.name}", rows), Text(), _instruction_table(program)]
+    if steps:
+        parts += [Text(), _step_table(steps), Text(summarise_costs(steps))]
+    return Group(*parts)
+
+
+def _step_table(steps: Sequence[CodeStep]) -> Table:
+    table = Table(
+        title="Steps that make codes: operations for one number, bits of constants, and why it is not cheaper",
+        title_justify="left",
+        header_style="bold",
+        box=None,
+    )
+    table.add_column("result", overflow="fold")
+    table.add_column("type", justify="right")
+    table.add_column("mode", no_wrap=True)
+    for name in ("mult", "add", "shift", "comp", "bits"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("why not cheaper", overflow="fold")
+    for step in steps:
+        table.add_row(
+            step.instruction.output,
+            step.type,
+            step.mode,
+            *(_mean(step.for_one(name)) for name in ("multiplications", "additions", "shifters", "comparators")),
+            f"{step.counts.constant_bits:,}" if step.counts.constant_bits else "",
+            "; ".join(filter(None, (step.reason, step.digits_text))),
+        )
+    return table
+
+
+def _mean(count: float) -> str:
+    """A whole number as it is, others to two places; nothing for 0."""
+    return f"{count:.2f}".rstrip("0").rstrip(".") if count else ""
 
 
 def _instruction_table(program: Program) -> Table:
