@@ -31,6 +31,10 @@ from bnhw.requantise_constants import count_signed_digits, round_ratios
 LEAST_MULTIPLIER_BITS = 4
 CLAMP_COMPARISONS = 2
 
+COHERENCE = 9.0
+"""How much more the noise of constants counts than that of rounding: a channel's line is off by the same everywhere, so
+its errors add up over the 3x3 taps of the next window, where rounding errors average out."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Step:
@@ -70,10 +74,10 @@ def step_noise(edge: Edge, ratios: Array, calibration: Calibration, options: Com
 
 
 def _channel_noise(edge: Edge, ratios: Array, multiplier: Array, shift: Array, moments: Moments) -> Array:
-    """The mean square error of each channel, (channels,), over all its values."""
+    """The mean square error of each channel, (channels,), over all its values, times `COHERENCE`."""
     wanted = np.where(ratios != 0, ratios, 1.0)
     errors = np.where(ratios != 0, multiplier / np.exp2(shift) / wanted - 1, 0.0)
-    return np.asarray(edge.unit.shares @ (errors**2)) * moments.variance * moments.share
+    return COHERENCE * np.asarray(edge.unit.shares @ (errors**2)) * moments.variance * moments.share
 
 
 def choose_step(
