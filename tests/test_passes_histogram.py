@@ -33,7 +33,7 @@ def expect_equal(found: Histogram, expected: Histogram) -> None:
     np.testing.assert_array_equal(found.counts, expected.counts)
 
 
-@given(st.floats(0, 3e38, width=32))
+@given(st.floats(0, 2.0**127, width=32))
 def test_the_reach_is_a_power_of_two_beyond_the_value(largest: float) -> None:
     reach = reach_of(largest)
     assert np.frexp(reach)[0] == 0.5
