@@ -1,4 +1,4 @@
-"""The form of codes and the range of scales, by role, floor and what was seen; numbers of the cases as in the module."""
+"""The form of codes and the range of scales, by role, floor and what was seen; cases as in the module."""
 
 import math
 

@@ -136,7 +136,9 @@ def test_a_budget_below_all_digits_gets_multipliers_where_they_are_allowed() -> 
 
 
 def test_a_lookup_and_the_model_s_own_steps_have_no_centre() -> None:
-    image = Edge(point="p", group=0, role=Role.INPUT, unit=Unit(gains=np.ones((1, 1)), shares=ALL, is_image=True), size=1)
+    image = Edge(
+        point="p", group=0, role=Role.INPUT, unit=Unit(gains=np.ones((1, 1)), shares=ALL, is_image=True), size=1
+    )
     calibration = Calibration(groups={}, points={"p": moments_of(np.ones(1))})
     assert choose_step(image, {}, calibration, CompileOptions()).centre is None
     assert choose_step(edge_with(1), {}, Calibration(groups={}, points={}), CompileOptions()).centre is None

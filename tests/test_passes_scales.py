@@ -35,8 +35,8 @@ from bnhw.ops import (
 from bnhw.options import EXACT_DIGITS, CompileOptions, RequantiseMode
 from bnhw.passes.calibrate import Calibration, Moments, Observed
 from bnhw.passes.codings import LOGIT_BITS
-from bnhw.passes.pipeline import quantise_graph
 from bnhw.passes.histogram import BINS, Histogram, reach_of
+from bnhw.passes.pipeline import quantise_graph
 from bnhw.passes.scales import ChooseScales
 from bnhw.verify import check_graph, evaluate, evaluate_outputs
 
