@@ -8,11 +8,11 @@ from graph_helpers import affine, chain
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from model_strategies import small_network
-from pass_helpers import CONV, PADDED_POOL, RELU, SHIFT, SHIFTED, convolution, images, only, placed, points
+from pass_helpers import CONV, PADDED_POOL, RELU, SHIFT, SHIFTED, convolution, images, only, placed
 
 from bnhw.dtypes import IntegerType, Quantisation
 from bnhw.errors import PassFailed
-from bnhw.graph import Attributes
+from bnhw.graph import Attributes, Graph
 from bnhw.importer import import_onnx
 from bnhw.monotone import Function
 from bnhw.ops import (
@@ -27,15 +27,16 @@ from bnhw.ops import (
     GlobalAveragePool,
     MaxPool,
     Quantise,
+    QuantisePoint,
     Role,
     Sign,
     Window,
 )
 from bnhw.options import EXACT_DIGITS, CompileOptions, RequantiseMode
-from bnhw.passes.calibrate import Calibration, Observed
+from bnhw.passes.calibrate import Calibration, Moments, Observed
 from bnhw.passes.codings import LOGIT_BITS
-from bnhw.passes.pipeline import quantise_graph
 from bnhw.passes.histogram import BINS, Histogram, reach_of
+from bnhw.passes.pipeline import quantise_graph
 from bnhw.passes.scales import ChooseScales
 from bnhw.verify import check_graph, evaluate, evaluate_outputs
 
@@ -48,6 +49,18 @@ def seen(low: float, high: float) -> Observed:
     reach = reach_of(max(-low, high))
     counts, _ = np.histogram(np.linspace(low, high, 4001), BINS, (-reach, reach))
     return Observed(low=low, high=high, histogram=Histogram(reach=reach, counts=counts))
+
+
+def spread(graph: Graph, high: float) -> Calibration:
+    """What calibration keeps where the one activation of a graph is spread evenly over [0, high]."""
+    ((group, point),) = [
+        (node.attributes.group, node.output)
+        for node in graph.nodes
+        if isinstance(node.attributes, QuantisePoint) and node.attributes.role is Role.ACTIVATION
+    ]
+    each = np.ones(2)
+    moments = Moments(share=each, mean=high / 2 * each, variance=high**2 / 12 * each)
+    return Calibration(groups={group: seen(0.0, high)}, points={point: moments})
 
 
 def quantised(
@@ -161,14 +174,14 @@ def test_no_scale_is_finer_than_the_multiplier_reaches(requantise: str) -> None:
 
 
 @pytest.mark.parametrize("requantise", ["multiply:16", "shift"])
-def test_logits_with_biases_of_their_own_are_finer_than_their_integers(requantise: str) -> None:
+def test_logits_with_biases_are_finer_than_their_integers(requantise: str) -> None:
     options = CompileOptions(requantise=requantise)
     one, own = ((CONV, GlobalAveragePool(), affine([2, 2], shift)) for shift in ([0.3, 0.3], [0.3, 0.4]))
     unit = 2 / 16
-    assert quantised(*one, options=options)["n2"].scale == unit
-    found = quantised(*own, options=options)["n2"].scale
-    assert found <= unit / 1024
-    assert np.log2(unit / found).is_integer()
+    for nodes in (one, own):
+        found = quantised(*nodes, options=options)["n2"].scale
+        assert found <= unit / 1024
+        assert np.log2(unit / found).is_integer()
 
 
 def test_value_that_is_zero_on_every_image_has_a_scale() -> None:
@@ -188,7 +201,7 @@ def test_concatenation_of_one_bit_and_many_bit_values_is_refused() -> None:
         quantised(*nodes)
 
 
-def test_mode_shift_makes_every_uniform_ratio_a_power_of_two() -> None:
+def test_mode_shift_reads_the_stream_with_powers_of_two() -> None:
     network = import_onnx(small_network(seed=5, shifted_relu=True).onnx)
     graph = quantise_graph(network, SHIFT, 100 * np.abs(images(3, 9, 7)))
     steps: dict[str, float] = {}
@@ -197,7 +210,8 @@ def test_mode_shift_makes_every_uniform_ratio_a_power_of_two() -> None:
         before = steps.get(node.inputs[0])
         match node.attributes:
             case Quantise(quantisation=quantisation, role=role):
-                steps[node.output] = quantisation.scale
+                if role is Role.RESIDUAL:
+                    steps[node.output] = quantisation.scale
                 if before is not None and role is Role.ACTIVATION:
                     powers += 1
                     assert np.log2(quantisation.scale / before) == pytest.approx(
@@ -216,12 +230,11 @@ def test_float_noise_does_not_change_a_scale(largest: float, noise: float, bits:
     """Sums in another order differ in the last float32 bits; the program must not."""
     graph = placed(CONV, RELU, CONV, shape=(2, 4, 4))
     options = CompileOptions(act_bits=bits, requantise=mode, ranges="min-max")
-    (group,) = points(graph, Role.ACTIVATION).values()
     grid = np.float64(np.float32(largest))
     place = float(np.frexp(grid)[0]) * 256 - 1e-3
     assume(abs(place - round(place)) > 2e-4)  # just at a step of the grid the noise decides
     found = [
-        ChooseScales(calibration=Calibration(groups={group: seen(0.0, number)}, points={}), options=options).run(graph)
+        ChooseScales(calibration=spread(graph, float(number)), options=options).run(graph)
         for number in (grid, grid * (1 + noise))
     ]
     assert only(found[0], Quantise) == only(found[1], Quantise)
@@ -230,12 +243,8 @@ def test_float_noise_does_not_change_a_scale(largest: float, noise: float, bits:
 @pytest.mark.parametrize("number", [1.0, 255.0, 6.0, 0.5])
 def test_noise_around_a_number_of_the_grid_does_not_change_a_scale(number: float) -> None:
     graph = placed(CONV, RELU, CONV, shape=(2, 4, 4))
-    (group,) = points(graph, Role.ACTIVATION).values()
     found = {
-        only(
-            ChooseScales(calibration=Calibration(groups={group: seen(0.0, n)}, points={}), options=WHOLE).run(graph),
-            Quantise,
-        ).quantisation.scale
+        only(ChooseScales(calibration=spread(graph, n), options=WHOLE).run(graph), Quantise).quantisation.scale
         for n in (number, number * (1 + 2e-7), number * (1 - 2e-7))
     }
     (scale,) = found

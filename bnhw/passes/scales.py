@@ -12,7 +12,8 @@ the fewest operations wins. Cases:
 3. A residual group whose operands all have known steps, a power of two apart, gets the finest of these if its width
    holds the range: nothing is rounded.
 4. With shifted ReLU, code 0 is the floor: scales are floor / zero point, and in mode `shift` also such that the gain is
-   a power of two. Mode `shift` prefers these everywhere, so that a network of power-of-two constants is computed exactly.
+   a power of two. Mode `shift` prefers these everywhere, so that a network of power-of-two constants is computed
+   exactly.
 A Quantise of the model's own keeps its coding; a point that would give its codes again goes.
 """
 
