@@ -2,9 +2,10 @@
 
     python benchmarks/requantise_modes.py MODEL.onnx --data FOLDER [--bits 8,4] [--modes csd:2,auto] [--json FILE]
 
-MODEL.onnx is one of the published CIFAR-10 networks (`bnhw export FILE.mat -o MODEL.onnx`), FOLDER holds the image sets.
-Calibrated on the first 200 lossless training images; compared with the float model under onnxruntime on 1000 images
-of the JPEG test set (random, seed 0) and on 1020 lossless images: training images 1000 to 1999 and the 20 test images.
+MODEL.onnx is one of the published CIFAR-10 networks (`bnhw export FILE.mat -o MODEL.onnx`), FOLDER holds the image
+sets. Calibrated on the first 200 lossless training images; compared with the float model under onnxruntime on 1000
+images of the JPEG test set (random, seed 0) and on 1020 lossless images: training images 1000 to 1999 and the 20 test
+images.
 Multiplications, adders and comparators are those of requantise steps for one image; a convolution of 1-bit weights has
 no multiplier. `auto` is not allowed to multiply.
 """
