@@ -83,6 +83,16 @@ def test_moments_are_those_of_what_no_clamp_has_cut_whatever_the_batch(
         expect_moments(calibration.points[name], values[name], *limits)
 
 
+@pytest.mark.parametrize("pools", [0, 1, 2])
+def test_what_a_clamp_has_cut_is_known_through_max_pools(pools: int) -> None:
+    point = QuantisePoint(role=Role.ACTIVATION, group=0)
+    graph = chain(CONV, Clamp(low=-1.0, high=1.5), *[MaxPool(window=PADDED_POOL)] * pools, point, CONV, shape=(2, 8, 8))
+    x = images(2, 8, 8)
+    (moments,) = calibrate(graph, x).points.values()
+    expect_moments(moments, dict(evaluate(graph, x))[f"n{2 + pools}"], -1.0, 1.5)
+    assert (moments.share < 1).all()
+
+
 def test_a_channel_that_a_clamp_always_cuts_has_no_moments() -> None:
     graph = placed(CONV, affine([1, 1], [-1e6, 0]), RELU, CONV, shape=(2, 4, 4))
     found = calibrate(graph, images(2, 4, 4)).points

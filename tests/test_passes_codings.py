@@ -82,7 +82,7 @@ def test_codings_case_6_arguments_hold_the_whole_range_whatever_the_method() -> 
         form = form_of(values, role=Role.ARGUMENT, options=CompileOptions(ranges=ranges))
         coding = form.at(form.least)
         assert form.most == form.least
-        assert coding.low_value <= values.min() + coding.scale
+        assert coding.scale * coding.low_value <= values.min() + coding.scale
         assert values.max() - coding.scale <= coding.scale * (coding.dtype.high - coding.zero_point)
 
 
@@ -110,7 +110,9 @@ def test_a_percentile_holds_so_many_of_all_values(percent: float, floor: float, 
     form = form_of(values, floor=floor, options=CompileOptions(ranges=f"percentile:{percent}"), bits=bits)
     coding = form.at(form.least)
     highest = form.least * coding.dtype.high + (form.floor or 0.0)
-    lowest = min(form.floor, coding.low_value) - 2 * form.least  # a floor of about a code is zero, case 4
+    lowest = (
+        min(form.floor, coding.scale * coding.low_value) - 2 * form.least
+    )  # a floor of about a code is zero, case 4
     held = (values <= highest * (1 + 1e-9)) & (values >= lowest)
     assert held.mean() >= percent / 100 - 1e-9
     whole = form_of(values, floor=floor, bits=bits)

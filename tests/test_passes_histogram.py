@@ -84,6 +84,14 @@ def test_noise_is_near_the_true_mean_square_error(
     assert abs(histogram_of(values).noise(coding) - true) <= 2 * half_bin * (np.sqrt(true) + scale) + half_bin**2
 
 
+@given(st.floats(-100, 100, width=32))
+def test_a_value_lies_in_its_bin(value: float) -> None:
+    histogram = histogram_of(np.array([value]))
+    (centre,), (share,) = histogram.filled
+    assert abs(centre - value) <= histogram.reach / BINS
+    assert share == 1
+
+
 @given(SEEDS)
 def test_power_is_the_mean_square(seed: int) -> None:
     values = values_of(seed, 3)

@@ -28,6 +28,10 @@ def test_the_line_is_exact_at_the_centre(mode: Requantisation, ratio: float, off
     acc = round((centre + 0.5 - offset) / ratio)
     wanted = math.floor(Fraction(ratio) * acc + Fraction(offset))
     assert abs(code(constants, acc) - wanted) <= 1
+    unit = Fraction(1, 1 << int(constants.shift[0, 0]))
+    middle = (centre + Fraction(1, 2) - Fraction(offset)) / Fraction(ratio)  # where the wanted line gives this code
+    found = (middle * int(constants.multiplier[0, 0]) + int(constants.offset[0, 0])) * unit
+    assert abs(found - centre - Fraction(1, 2)) <= unit + Fraction(1, 10**6)
 
 
 @pytest.mark.parametrize("mode", COARSE, ids=str)

@@ -165,12 +165,11 @@ class _Search:
     def best(self, group: int, role: Role, form: Form, chosen: Codings) -> Quantisation:
         """The candidate with the fewest operations among those of nearly the least noise."""
         before = [edge for edge in self.edges if edge.group == group and edge.is_step]
-        behind = [
+        behind = [  # but for the model's own steps, of which no moments are kept
             edge
             for edge in self.edges
-            if edge.unit.source == group and edge.group in chosen and edge.common_gains and edge.is_step
-            if edge.group
-            not in self.given  # the model's own steps have no moments, and codes that are exact or refused
+            if edge.unit.source == group and edge.group in chosen and edge.group not in self.given
+            if edge.common_gains and edge.is_step
         ]
         seen = self.calibration.groups[group]
         scored = []
