@@ -1,6 +1,6 @@
 """What do fewer bits and cheaper constants cost, and save? Every requantise mode at every width, on one network.
 
-    python benchmarks/requantise_modes.py MODEL.onnx --data FOLDER [--bits 8,4] [--modes csd:2,auto] [--json FILE]
+    python benchmarks/requantise_modes.py MODEL.onnx --data FOLDER [--bits 8,4] [--modes csd:2,auto] [--limit N]
 
 MODEL.onnx is one of the published CIFAR-10 networks (`bnhw export FILE.mat -o MODEL.onnx`), FOLDER holds the image
 sets. Calibrated on the first 200 lossless training images; compared with the float model under onnxruntime on 1000
@@ -77,8 +77,8 @@ def float_logits(graph: Graph, pixels: Array) -> Array:
     return np.concatenate([part[output].reshape(len(part[output]), -1) for part in parts])
 
 
-def load_sets(folder: Path, graph: Graph) -> tuple[Array, list[ImageSet]]:
-    """Calibration images, and the two sets that programs are compared on."""
+def load_sets(folder: Path, graph: Graph, limit: int) -> tuple[Array, list[ImageSet]]:
+    """Calibration images, and the two sets that programs are compared on, the first `limit` images of each."""
     train = np.load(folder / "cifar10_train_first4000_lossless.npz")
     jpeg = np.load(folder / "cifar10_test_jpegq75_decoded.npz")
     first = np.load(folder / "cifar10_test_first20_lossless.npz")
@@ -92,7 +92,12 @@ def load_sets(folder: Path, graph: Graph) -> tuple[Array, list[ImageSet]]:
         ),
     }
     return train["images"][:CALIBRATION_IMAGES], [
-        ImageSet(name=name, pixels=pixels, labels=labels, logits=float_logits(graph, pixels))
+        ImageSet(
+            name=name,
+            pixels=pixels[:limit],
+            labels=labels[:limit],
+            logits=float_logits(graph, pixels[:limit]),
+        )
         for name, (pixels, labels) in sets.items()
     ]
 
@@ -158,6 +163,7 @@ def main() -> None:
     parser.add_argument("--bits", default="8,6,5,4,3,2")
     parser.add_argument("--modes", default="multiply:16,csd:3,csd:2,shift,threshold,auto")
     parser.add_argument("--ranges", default=CompileOptions().ranges)
+    parser.add_argument("--limit", type=int, default=2 * TEST_IMAGES)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
@@ -166,7 +172,7 @@ def main() -> None:
     placed = {
         mode: run_passes(graph, float_passes(CompileOptions(requantise=mode))) for mode in chosen.modes.split(",")
     }
-    calibration_pixels, sets = load_sets(chosen.data, graph)
+    calibration_pixels, sets = load_sets(chosen.data, graph, chosen.limit)
     calibration = calibrate(run_passes(graph, float_passes(options)), calibration_images(graph, calibration_pixels))
     rows = []
     for bits in map(int, chosen.bits.split(",")):

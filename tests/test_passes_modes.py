@@ -18,7 +18,7 @@ from bnhw.ops import Quantise, Role
 from bnhw.options import CompileOptions, Requantisation, RequantiseMode
 from bnhw.passes.calibrate import Calibration, Moments, calibrate
 from bnhw.passes.edges import ALL, Edge, Unit
-from bnhw.passes.modes import _channel_noise, _fewest_digits, choose_step, known_mode, step_noise
+from bnhw.passes.modes import COHERENCE, _channel_noise, _fewest_digits, choose_step, known_mode, step_noise
 from bnhw.passes.scales import ChooseScales
 from bnhw.program import Requantise
 from bnhw.requantise_constants import round_ratios
@@ -105,7 +105,7 @@ def test_noise_is_the_relative_error_of_the_ratio_times_the_spread() -> None:
     """csd:1 makes 0.75 to 0.5 or 1: an error of a third of it."""
     calibration = Calibration(groups={}, points={"p": moments_of(np.array([9.0]))})
     noise, _ = step_noise(edge_with(1), np.array([[0.75]]), calibration, CompileOptions(requantise="csd:1"))
-    assert noise == pytest.approx(9 * (1 / 3) ** 2)
+    assert noise == pytest.approx(COHERENCE * 9 * (1 / 3) ** 2)
 
 
 @pytest.mark.parametrize("role", list(Role))

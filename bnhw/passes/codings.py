@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from bnhw.dtypes import IntegerType, Quantisation
 from bnhw.ops import Role
-from bnhw.options import LEAST_ACT_BITS, MOST_ACT_BITS, CompileOptions, RangeMethod, Ranges, RequantiseMode
+from bnhw.options import LEAST_ACT_BITS, MOST_ACT_BITS, CompileOptions, RangeMethod, Ranges
 from bnhw.passes.calibrate import Observed
 
 BIPOLAR = Quantisation(dtype=IntegerType(bits=1, signed=False), scale=1.0, bipolar=True)
@@ -82,7 +82,7 @@ def find_form(role: Role, floor: float, seen: Observed, options: CompileOptions,
             held = seen.histogram.quantile(ranges.percent / 100)
             return _pointwise(bits, floor, max(low, -held), min(high, held), finest)
         case RangeMethod.MSE:
-            return _least_error(form, seen, options, finest)
+            return _least_error(form, seen, finest)
 
 
 def _pointwise(bits: int, floor: float, low: float, high: float, finest: float) -> Form:
@@ -107,16 +107,14 @@ def _symmetric(bits: int, largest: float, finest: float) -> Form:
     return Form(dtype=dtype, least=least, most=2 * least)
 
 
-def _least_error(form: Form, seen: Observed, options: CompileOptions, finest: float) -> Form:
-    """From the scale of the least mean square error up to half an octave above; in mode `shift` a whole one.
+def _least_error(form: Form, seen: Observed, finest: float) -> Form:
+    """From the scale of the least mean square error up to twice that, where a power-of-two ratio is sure to lie.
 
-    A whole octave always holds a scale whose ratio is a power of two, and mode `shift` has no other ratios.
     Not below: clipping more costs far more classes than rounding more, because what is clipped is what was telling.
     """
     scales = [form.least * 2.0 ** (-step / STEPS_PER_OCTAVE) for step in range(OCTAVES * STEPS_PER_OCTAVE)]
     best = min((scale for scale in scales if scale >= finest), key=lambda scale: seen.histogram.noise(form.at(scale)))
-    only_shifts = options.requantisation.mode is RequantiseMode.SHIFT
-    return form.within(best, best * (2.0 if only_shifts else math.sqrt(2.0)))
+    return form.within(best, 2.0 * best)
 
 
 def fewest_bits(role: Role, floor: float, seen: Observed, options: CompileOptions, wanted_db: float) -> int:

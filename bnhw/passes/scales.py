@@ -7,7 +7,7 @@ one gain, into a sum of few powers of two. A candidate's noise is that of its co
 histogram) and that of the constants of the steps around it; among candidates of nearly the least noise the one with
 the fewest operations wins. Cases:
 1. The second convolution of a residual block writes into the stream with a shift, because the scale of the codes that
-   it reads is free.
+   it reads is free; with few bits, or few digits in front of it, only where that adds next to no noise.
 2. A pool on the stream that divides by 9, 6 and 4 does so in at most two digits, because its result is scaled by 8/9.
 3. A residual group whose operands all have known steps, a power of two apart, gets the finest of these if its width
    holds the range: nothing is rounded.
@@ -42,7 +42,7 @@ SLACK = 1.05
 """A candidate with at most so much more noise than the best may win by its fewer operations: 0.2 dB."""
 
 NEGLIGIBLE = 1e-4
-"""Noise 40 dB below the values is as good as less: what 8 bits leave, with a pure shift."""
+"""Noise 40 dB below the values may be added for fewer operations: 8-bit codes may be twice as coarse for a shift."""
 
 EXACT = 1e-20
 """Noise of constants, relative to the values, that is the rounding of float64 scales."""
@@ -192,7 +192,7 @@ class _Search:
         if self.options.requantisation.mode is RequantiseMode.SHIFT:
             scored = [entry for entry in scored if entry[2]] or scored
         least = min(noise for _, noise, _, _ in scored)
-        good = [entry for entry in scored if entry[1] <= max(SLACK * least, NEGLIGIBLE)]
+        good = [entry for entry in scored if entry[1] <= max(SLACK * least, least + NEGLIGIBLE)]
         return min(good, key=lambda entry: entry[:2])[3]
 
     def power(self, edge: Edge) -> float:
