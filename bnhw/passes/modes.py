@@ -74,10 +74,16 @@ def step_noise(edge: Edge, ratios: Array, calibration: Calibration, options: Com
 
 
 def _channel_noise(edge: Edge, ratios: Array, multiplier: Array, shift: Array, moments: Moments) -> Array:
-    """The mean square error of each channel, (channels,), over all its values, times `COHERENCE`."""
+    """The mean square error of each channel, (channels,), over all its values, times `COHERENCE`.
+
+    In a residual stream all channels count alike, whatever their own spread: the batch norms that read it make them so.
+    """
+    spread = moments.variance * moments.share
+    if edge.role is Role.RESIDUAL:
+        spread = np.full_like(spread, spread.mean())
     wanted = np.where(ratios != 0, ratios, 1.0)
     errors = np.where(ratios != 0, multiplier / np.exp2(shift) / wanted - 1, 0.0)
-    return COHERENCE * np.asarray(edge.unit.shares @ (errors**2)) * moments.variance * moments.share
+    return COHERENCE * np.asarray(edge.unit.shares @ (errors**2)) * spread
 
 
 def choose_step(
