@@ -225,12 +225,18 @@ def options_from_text(texts: Mapping[str, str]) -> CompileOptions:
         "input_bits": int,
         "residual_bits": int,
         "requantise": str,
-        "multipliers": lambda text: text == "True",
+        "multipliers": _boolean,
         "ranges": str,
         "input_mean": _floats,
         "input_std": _floats,
     }
     return CompileOptions(**{name: read(texts[name]) for name, read in readers.items() if name in texts})
+
+
+def _boolean(text: str) -> bool:
+    if text not in ("True", "False"):
+        raise ValueError(f"{text!r} is neither True nor False")
+    return text == "True"
 
 
 def _floats(text: str) -> tuple[float, ...]:
