@@ -83,7 +83,7 @@ def _channel_noise(edge: Edge, ratios: Array, multiplier: Array, shift: Array, m
         spread = np.full_like(spread, spread.mean())
     wanted = np.where(ratios != 0, ratios, 1.0)
     errors = np.where(ratios != 0, multiplier / np.exp2(shift) / wanted - 1, 0.0)
-    return COHERENCE * np.asarray(edge.unit.shares @ (errors**2)) * spread
+    return np.asarray(COHERENCE * (edge.unit.shares @ errors**2) * spread)
 
 
 def choose_step(
