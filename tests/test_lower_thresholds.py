@@ -218,9 +218,12 @@ def test_channels_without_batch_norm_share_one_set() -> None:
     assert own.constants[step.falling].any()
 
 
-@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("bits", [2, 4])
 def test_a_network_of_powers_of_two_is_lossless_by_thresholds(bits: int) -> None:
-    """Float64 is exact enough here: without bounds on a boundary, no real number lies on one."""
+    """Float64 is exact enough here: no real number lies on a boundary.
+
+    At 8 bits some do, because scales are chosen for simple ratios; `test_thresholds_are_lossless` has fractions.
+    """
     builder = power_of_two_network(3, shifted_relu=False)
     graph = import_onnx(builder.model(builder.nodes[-1].output[0]))
     options = CompileOptions(requantise="threshold", act_bits=bits)
