@@ -42,7 +42,10 @@ SLACK = 1.05
 """A candidate with at most so much more noise than the best may win by its fewer operations: 0.2 dB."""
 
 NEGLIGIBLE = 1e-4
-"""Noise 40 dB below the values may be added for fewer operations: 8-bit codes may be twice as coarse for a shift."""
+"""Noise 40 dB below the values may be added for fewer operations: 8-bit codes may be twice as coarse for a shift.
+
+Not in mode `multiply`, which is for those who want precision.
+"""
 
 EXACT = 1e-20
 """Noise of constants, relative to the values, that is the rounding of float64 scales."""
@@ -192,7 +195,9 @@ class _Search:
         if self.options.requantisation.mode is RequantiseMode.SHIFT:
             scored = [entry for entry in scored if entry[2]] or scored
         least = min(noise for _, noise, _, _ in scored)
-        good = [entry for entry in scored if entry[1] <= max(SLACK * least, least + NEGLIGIBLE)]
+        multiplies = self.options.requantisation.mode is RequantiseMode.MULTIPLY  # chosen for precision
+        most = max(SLACK * least, least + (0.0 if multiplies else NEGLIGIBLE))
+        good = [entry for entry in scored if entry[1] <= most]
         return min(good, key=lambda entry: entry[:2])[3]
 
     def power(self, edge: Edge) -> float:
