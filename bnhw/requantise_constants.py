@@ -16,6 +16,9 @@ from bnhw.options import Requantisation, RequantiseMode
 MAX_SHIFT = 40
 """Finer than 2^-40 of a code is never visible for sums of at most 32 bits times multipliers of at most 24."""
 
+HELD = 2.0**-44
+"""A ratio this near is the wanted one but for float64 rounding."""
+
 MAX_SUM = 1 << 62
 """No intermediate sum of a requantise step may reach this."""
 
@@ -55,8 +58,9 @@ def find_constants(
     multiplier, shift = round_ratios(ratio, requantisation, digits)
     found = multiplier / np.exp2(shift)
     if centre is not None:
-        turned = np.where(ratio != 0, found / np.where(ratio != 0, ratio, 1.0), 1.0)
-        offset = offset + (1.0 - turned) * (centre + 0.5 - offset)
+        turned = np.where(ratio != 0, found / np.where(ratio != 0, ratio, 1.0), 1.0) - 1.0
+        held = np.abs(turned) < HELD  # else rounding in float64 would move an offset that lies on an integer
+        offset = np.where(held, offset, offset - turned * (centre + 0.5 - offset))
     added = np.floor(offset * np.exp2(shift))  # not rounded: acc M is whole, so what is less than 1 never counts
     if (np.abs(added) >= MAX_SUM).any():
         raise ValueError(f"an offset of {np.abs(offset).max():.3g} codes is beyond 63-bit sums")

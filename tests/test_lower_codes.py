@@ -11,7 +11,7 @@ from exact_evaluation import (
     to_float,
 )
 from graph_helpers import affine, chain
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from model_builder import ModelBuilder, as_nhwc, random_pixels
 from model_strategies import SEEDS, Network, networks
@@ -39,6 +39,7 @@ def test_codes_are_within_one_of_the_quantised_graph(network: Network, bits: int
 
 
 @settings(deadline=None, max_examples=20)
+@example(32846, False, 2, 8)  # an offset on an integer
 @given(SEEDS, st.booleans(), st.integers(2, 8), st.integers(8, 20))
 def test_codes_are_exact_where_every_ratio_is_a_power_of_two(
     seed: int, shifted_relu: bool, bits: int, residual_bits: int

@@ -223,9 +223,16 @@ class _Search:
             if self.options.requantisation.mode is not RequantiseMode.SHIFT:
                 yield form.at(exact[np.argmin([abs(math.log(scale / form.least)) for scale in exact])])
                 return
+        aligned = list(self.aligned(form, before, behind, chosen))
         octaves = math.log2(form.most / form.least)
         for step in range(max(1, math.ceil(octaves * STEPS_PER_OCTAVE))):
-            yield form.at(form.least * 2.0 ** (step / STEPS_PER_OCTAVE))
+            scale = form.least * 2.0 ** (step / STEPS_PER_OCTAVE)
+            if all(abs(scale / other - 1) > 1e-9 for other in aligned):  # else the exact one stands for both
+                yield form.at(scale)
+        yield from map(form.at, aligned)
+
+    def aligned(self, form: Form, before: list[Edge], behind: list[Edge], chosen: Codings) -> Iterator[float]:
+        """Scales that turn the ratio of a step before or behind into a sum of few powers of two."""
         anchors = [
             gain * source
             for edge in before
@@ -240,7 +247,7 @@ class _Search:
                 for scale in (anchor * factor, anchor / factor):
                     octave = math.ceil(math.log2(form.least / scale) - 1e-9)
                     if scale * 2.0**octave <= form.most * (1 + 1e-9):
-                        yield form.at(scale * 2.0**octave)
+                        yield scale * 2.0**octave
 
 
 def _scale_before(edge: Edge, codings: Codings) -> float:
