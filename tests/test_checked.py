@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from kernel_strategies import BIPOLAR, Convolution, codings, convolutions
 from model_strategies import Network, networks
-from program_strategies import Builder, one_of_each, programs_with_images
+from program_builder import Builder, one_of_each
+from program_strategies import programs_with_images
 
 from bnhw import checked
 from bnhw.compiler import compile_model

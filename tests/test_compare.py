@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
-from program_strategies import one_of_each, programs_with_images
+from program_builder import one_of_each
+from program_strategies import programs_with_images
 
 from bnhw.compare import Fidelity, first_difference, measure_fidelity
 from bnhw.compiler import self_check

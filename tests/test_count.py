@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from program_strategies import BIT, Builder, programs
+from program_builder import BIT, Builder
+from program_strategies import programs
 
 from bnhw.compiler import compile_model
 from bnhw.count import (

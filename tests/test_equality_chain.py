@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
-from program_strategies import Builder, one_of_each, programs, programs_with_images
+from program_builder import Builder, one_of_each
+from program_strategies import programs, programs_with_images
 
 from bnhw.compare import Executor, first_difference
 from bnhw.dtypes import Array, IntegerType

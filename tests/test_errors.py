@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from program_strategies import one_of_each
+from program_builder import one_of_each
 
 import bnhw
 from bnhw import errors

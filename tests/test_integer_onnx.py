@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
-from program_strategies import Builder, one_of_each, programs
+from program_builder import Builder, one_of_each
+from program_strategies import programs
 
 import bnhw
 from bnhw.compare import first_difference

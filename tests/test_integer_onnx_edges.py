@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from program_strategies import Builder
+from program_builder import Builder
 
 from bnhw.dtypes import Array, IntegerType
 from bnhw.integer_onnx.convolution import _digit_bits

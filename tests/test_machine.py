@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from program_strategies import Builder, one_of_each, programs_with_images
+from program_builder import Builder, one_of_each
+from program_strategies import programs_with_images
 
 from bnhw import machine as machine_module
 from bnhw.dtypes import Array, IntegerType

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from program_strategies import one_of_each
+from program_builder import one_of_each
 
 from bnhw import onnx_machine
 from bnhw.errors import BadInput, ComparisonFailed

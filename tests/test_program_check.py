@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
-from program_strategies import Builder, one_of_each, programs
+from program_builder import Builder, one_of_each
+from program_strategies import programs
 
 from bnhw.dtypes import Array, IntegerType
 from bnhw.errors import InvalidProgram

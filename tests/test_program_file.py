@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from folders import content, names_in
 from hypothesis import HealthCheck, given, settings
-from program_strategies import one_of_each, programs
+from program_builder import one_of_each
+from program_strategies import programs
 
 import bnhw
 from bnhw.errors import BadInput, InvalidProgram

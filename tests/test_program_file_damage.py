@@ -11,7 +11,7 @@ import pytest
 import safetensors.numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from program_strategies import Builder, one_of_each
+from program_builder import Builder, one_of_each
 
 from bnhw.compiler import compile_model
 from bnhw.demo.digits import ONNX

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
-from program_strategies import BIT, Builder, one_of_each, programs
+from program_builder import BIT, Builder, one_of_each
+from program_strategies import programs
 from rich.console import Console
 
 import bnhw

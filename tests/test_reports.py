@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from program_strategies import one_of_each, programs
+from program_builder import one_of_each
+from program_strategies import programs
 
 import bnhw
 from bnhw.cli.console import as_text

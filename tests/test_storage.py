@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 from hypothesis import HealthCheck, given, settings
-from program_strategies import Builder, programs
+from program_builder import Builder
+from program_strategies import programs
 
 from bnhw.dtypes import IntegerType
 from bnhw.ops import Window
