@@ -25,6 +25,7 @@ from bnhw.errors import BadInput, ComparisonFailed
 if TYPE_CHECKING:
     from bnhw.dtypes import Array
     from bnhw.fidelity import LayerFidelity
+    from bnhw.machine import Machine
     from bnhw.program import Program
 
 
@@ -82,8 +83,7 @@ def verify(
 ) -> None:
     """Compare every intermediate integer of two executors. With --float, also with the float model: class and noise."""
     import bnhw
-    from bnhw.compare import first_difference, measure_fidelity
-    from bnhw.executors import EXECUTORS
+    from bnhw.compare import measure_fidelity
     from bnhw.float_model import float_logits
     from bnhw.machine import Machine
     from bnhw.reports.fidelity_table import layer_table
@@ -95,27 +95,14 @@ def verify(
     program = bnhw.load(model)
     chosen = load_images(program, images, labels, skip, limit)
     machine = Machine(program, kernels_to_verify(kernels) if "reference" in names else kernel_choice(kernels))
-    part = chosen.pixels[:tensors]
-    for name in names:
-        with progress_bar(f"comparing with {name}", len(part)) as progress:
-            comparison = first_difference(EXECUTORS[name](program), machine, part, progress)
-        if comparison.difference is not None:
-            raise ComparisonFailed(f"{model}: {comparison.difference}")
-    summary: dict[str, Any] = {
-        "bit_exact": True,
-        "against": ", ".join(names),
-        "images_compared": len(part),
-        "tensors_compared": comparison.tensors,
-        "integers_compared": comparison.integers,
-    }
+    summary = _compare_executors(machine, names, chosen.pixels[:tensors], f"{model}")
     layers: Sequence[LayerFidelity] = ()
+    part = chosen.pixels[:layer_images]
     if float_model is not None:
         with progress_bar("running", len(chosen.pixels)) as progress:
             result = machine.run(chosen.pixels, threads=threads, progress=progress)
         reals = float_logits(float_model, program, chosen.pixels)
-        fidelity = measure_fidelity(result.logits, result.scale, reals, chosen.labels)
-        summary |= fidelity_summary(fidelity)
-        part = chosen.pixels[:layer_images]
+        summary |= fidelity_summary(measure_fidelity(result.logits, result.scale, reals, chosen.labels))
         layers = _measure_layers(program, float_model, part, machine.kernel_set.choice)
         summary |= layer_summary(layers, len(part))
     show_summary(f"{model}", summary, as_json)
@@ -126,6 +113,25 @@ def verify(
             f"{model}: {summary['agreement_percent']:.2f} % of the classes equal the float model's, "
             f"at least {min_agreement} % were asked for"
         )
+
+
+def _compare_executors(machine: "Machine", names: Sequence[str], pixels: "Array", title: str) -> dict[str, Any]:
+    """Every tensor of `pixels`; raises ComparisonFailed at the first difference with one of `names`."""
+    from bnhw.compare import first_difference
+    from bnhw.executors import EXECUTORS
+
+    for name in names:
+        with progress_bar(f"comparing with {name}", len(pixels)) as progress:
+            comparison = first_difference(EXECUTORS[name](machine.program), machine, pixels, progress)
+        if comparison.difference is not None:
+            raise ComparisonFailed(f"{title}: {comparison.difference}")
+    return {
+        "bit_exact": True,
+        "against": ", ".join(names),
+        "images_compared": len(pixels),
+        "tensors_compared": comparison.tensors,
+        "integers_compared": comparison.integers,
+    }
 
 
 def _measure_layers(program: "Program", path: Path, pixels: "Array", kernels: str) -> "tuple[LayerFidelity, ...]":
