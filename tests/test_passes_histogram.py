@@ -113,3 +113,9 @@ def test_zeros_alone_have_almost_no_noise() -> None:
     coding = Quantisation(dtype=IntegerType(bits=8, signed=True), scale=1.0)
     assert histogram_of(np.zeros(7)).noise(coding) < 1e-70
     assert histogram_of(np.zeros(7)).quantile(0.99) < 1e-35
+
+
+def test_bipolar_codes_hold_signs_without_noise() -> None:
+    """Else mode auto would allow constants behind 1-bit activations the noise of a rounding that does not happen."""
+    signs = Histogram(reach=2.0, counts=np.bincount([BINS // 4, 3 * BINS // 4], minlength=BINS))
+    assert signs.noise(Quantisation(dtype=IntegerType(bits=1, signed=False), scale=1.0, bipolar=True)) == 0.0

@@ -61,7 +61,12 @@ class Histogram:
         return float((centres**2) @ shares)
 
     def noise(self, quantisation: Quantisation) -> float:
-        """The mean square of the error, rounding and clipping, that the codes of `quantisation` make."""
+        """The mean square of the error, rounding and clipping, that the codes of `quantisation` make.
+
+        Bipolar codes make none: they hold signs, which are -1 and +1 already.
+        """
+        if quantisation.bipolar:
+            return 0.0
         centres, shares = self.filled
         dtype = quantisation.dtype
         codes = np.floor(centres / quantisation.scale + quantisation.zero_point + 0.5)
