@@ -1,4 +1,4 @@
-"""The code of a real number by definition: in fractions, or with 80 digits where a function is irrational."""
+"""The code of a real number by definition: in fractions, or with enough digits where a function is irrational."""
 
 from decimal import Decimal, localcontext
 from fractions import Fraction
@@ -10,12 +10,12 @@ from bnhw.threshold_constants import Rounding
 
 
 def real_value(activation: Activation | None, x: Fraction) -> Fraction:
-    """gain * function(x); where it is irrational, to 80 digits."""
+    """gain * function(x); where it is irrational, to 80 digits of what it differs from its limit by."""
     if activation is None:
         return x
     alpha, gain = Fraction(activation.alpha), Fraction(activation.gain)
     with localcontext() as context:
-        context.prec = 80
+        context.prec = 80 + int(abs(x))  # exp(-2 |x|) has |x| * 0.87 zeros behind the point
         power = (Decimal(x.numerator) / Decimal(x.denominator)).exp()
         match activation.function:
             case Function.ELU:

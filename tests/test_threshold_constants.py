@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from exact_rounding import expected_code
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bnhw.dtypes import IntegerType, Quantisation
@@ -69,6 +69,13 @@ def many_lines(draw: st.DrawFn) -> list[list[Line]]:
 
 @EXAMPLES
 @given(roundings(), many_lines())
+@example(  # half of a sigmoid stays below a half, by exp(-185)
+    Rounding(
+        quantisation=Quantisation(dtype=IntegerType(bits=1, signed=False), scale=2.0),
+        activation=Activation(function=Function.SIGMOID),
+    ),
+    [[Line(slope=Fraction(5), intercept=Fraction(0))]],
+)
 def test_every_accumulator_gets_its_exact_code(rounding: Rounding, lines: list[list[Line]]) -> None:
     found = find_thresholds(lines, rounding, SPAN)
     assert found.values.dtype == np.int64
