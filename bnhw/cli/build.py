@@ -18,11 +18,11 @@ from bnhw.cli.parameters import (
     RequantiseChoice,
     ResidualBits,
     WeightBits,
-    numbers,
+    compile_options,
     option,
 )
 from bnhw.errors import BadInput
-from bnhw.options import CompileOptions, parse_act_bits
+from bnhw.options import CompileOptions
 
 DEFAULTS = CompileOptions()
 
@@ -69,16 +69,16 @@ def check(
     from bnhw.compiler import check as check_model
     from bnhw.errors import UnsupportedModel
 
-    options = CompileOptions(
-        act_bits=parse_act_bits(act_bits),
-        weight_bits=weight_bits,
-        input_bits=input_bits,
-        residual_bits=residual_bits,
+    options = compile_options(
+        act_bits=act_bits,
         requantise=requantise,
         multipliers=multipliers,
         ranges=ranges,
-        input_mean=numbers("--input-mean", input_mean),
-        input_std=numbers("--input-std", input_std),
+        weight_bits=weight_bits,
+        input_bits=input_bits,
+        residual_bits=residual_bits,
+        input_mean=input_mean,
+        input_std=input_std,
     )
     try:
         checked = check_model(model, options)
@@ -126,16 +126,16 @@ def compile_command(
         raise BadInput(f"{emit_onnx}: an integer ONNX graph has the ending .onnx")
     if emit_onnx is not None and emit_onnx.resolve() == model.resolve():
         raise BadInput(f"{emit_onnx}: is the model that is compiled; choose another name for --emit-onnx")
-    options = CompileOptions(
-        act_bits=parse_act_bits(act_bits),
-        weight_bits=weight_bits,
-        input_bits=input_bits,
-        residual_bits=residual_bits,
+    options = compile_options(
+        act_bits=act_bits,
         requantise=requantise,
         multipliers=multipliers,
         ranges=ranges,
-        input_mean=numbers("--input-mean", input_mean),
-        input_std=numbers("--input-std", input_std),
+        weight_bits=weight_bits,
+        input_bits=input_bits,
+        residual_bits=residual_bits,
+        input_mean=input_mean,
+        input_std=input_std,
     )
     images = read_images(calibrate).part(0, calibrate_limit).pixels
     with progress_bar("calibrating", len(images)) as progress:

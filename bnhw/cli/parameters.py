@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from bnhw.errors import BadInput
+from bnhw.options import CompileOptions, parse_act_bits
 
 
 def option(metavar: str, text: str, *names: str, least: float | None = None, most: float | None = None) -> Any:
@@ -81,6 +82,32 @@ def numbers(name: str, text: str) -> tuple[float, ...]:
         raise BadInput(
             f"{name} is {text!r}; numbers separated by commas are expected, such as 125.3,123.0,113.9"
         ) from None
+
+
+def compile_options(
+    *,
+    act_bits: str,
+    requantise: str,
+    multipliers: bool,
+    ranges: str,
+    weight_bits: int,
+    input_bits: int,
+    residual_bits: int,
+    input_mean: str,
+    input_std: str,
+) -> CompileOptions:
+    """The options of `check` and `compile`, from what is typed."""
+    return CompileOptions(
+        act_bits=parse_act_bits(act_bits),
+        requantise=requantise,
+        multipliers=multipliers,
+        ranges=ranges,
+        weight_bits=weight_bits,
+        input_bits=input_bits,
+        residual_bits=residual_bits,
+        input_mean=numbers("--input-mean", input_mean),
+        input_std=numbers("--input-std", input_std),
+    )
 
 
 def kernel_choice(kernels: str | None) -> str:

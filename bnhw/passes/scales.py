@@ -95,6 +95,21 @@ def _quantised(node: Node, coding: Quantisation, step: Step) -> Node:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Candidate:
+    """A coding and its cost. Noise is relative to the values' mean square; operations are those of an image."""
+
+    coding: Quantisation
+    code_noise: float
+    constant_noise: float
+    operations: float
+
+    @property
+    def noise(self) -> float:
+        """That of the codes and of the constants around them."""
+        return self.code_noise + self.constant_noise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Search:
     """The joint choice of all scales; see the module."""
 
@@ -174,31 +189,42 @@ class _Search:
             if edge.unit.source == group and edge.group in chosen and edge.group not in self.given
             if edge.common_gains and edge.is_step
         ]
-        seen = self.calibration.groups[group]
-        scored = []
-        for coding in dict.fromkeys(self.candidates(group, role, form, before, behind, chosen)):
-            power = max(seen.histogram.power, 1e-300)
-            coded, constants, operations = seen.histogram.noise(coding) / power, 0.0, 0.0
-            for edge in before:
-                source = self.scale_before(edge, chosen)
-                if source is not None:
-                    added, count = step_noise(
-                        edge, edge.unit.gains * (source / coding.scale), self.calibration, self.options
-                    )
-                    constants, operations = constants + added / power, operations + count
-            for edge in behind:
-                ratios = edge.unit.gains * (coding.scale / chosen[edge.group].scale)
-                added, count = step_noise(edge, ratios, self.calibration, self.options)
-                power_behind = max(self.power(edge), 1e-300)
-                constants, operations = constants + added / power_behind, operations + count
-            scored.append((operations, coded + constants, constants <= EXACT, coding))
+        scored = [
+            self.score(coding, group, before, behind, chosen)
+            for coding in dict.fromkeys(self.candidates(group, role, form, before, behind, chosen))
+        ]
         if self.options.requantisation.mode is RequantiseMode.SHIFT:
-            scored = [entry for entry in scored if entry[2]] or scored
-        least = min(noise for _, noise, _, _ in scored)
+            scored = [candidate for candidate in scored if candidate.constant_noise <= EXACT] or scored
+        least = min(candidate.noise for candidate in scored)
         multiplies = self.options.requantisation.mode is RequantiseMode.MULTIPLY  # chosen for precision
         most = max(SLACK * least, least + (0.0 if multiplies else NEGLIGIBLE))
-        good = [entry for entry in scored if entry[1] <= most]
-        return min(good, key=lambda entry: entry[:2])[3]
+        good = [candidate for candidate in scored if candidate.noise <= most]
+        return min(good, key=lambda candidate: (candidate.operations, candidate.noise)).coding
+
+    def score(
+        self, coding: Quantisation, group: int, before: list[Edge], behind: list[Edge], chosen: Codings
+    ) -> _Candidate:
+        """A coding of a group with what it and the steps around it cost."""
+        histogram = self.calibration.groups[group].histogram
+        power = max(histogram.power, 1e-300)
+        constants, operations = 0.0, 0.0
+        for edge in before:
+            source = self.scale_before(edge, chosen)
+            if source is not None:
+                added, count = step_noise(
+                    edge, edge.unit.gains * (source / coding.scale), self.calibration, self.options
+                )
+                constants, operations = constants + added / power, operations + count
+        for edge in behind:
+            ratios = edge.unit.gains * (coding.scale / chosen[edge.group].scale)
+            added, count = step_noise(edge, ratios, self.calibration, self.options)
+            constants, operations = constants + added / max(self.power(edge), 1e-300), operations + count
+        return _Candidate(
+            coding=coding,
+            code_noise=histogram.noise(coding) / power,
+            constant_noise=constants,
+            operations=operations,
+        )
 
     def power(self, edge: Edge) -> float:
         """The mean square of what a step makes."""
