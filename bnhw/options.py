@@ -29,7 +29,7 @@ PARAMETERS: dict[RequantiseMode, tuple[int, int, int]] = {
 """Modes with a number behind a colon: its least, its largest, and what it is when not given."""
 
 AUTO = "auto"
-DEFAULT_AUTO_BUDGET_DB = 0.1
+DEFAULT_AUTO_BUDGET_DB = 0.05
 
 ALLOWED_MODES = (
     "shift, csd:N with N of 1..4 signed digits, multiply:M with M of 2..24 bits, threshold, auto, or auto:DB with the "

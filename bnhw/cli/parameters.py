@@ -45,7 +45,7 @@ RequantiseChoice = Annotated[
     option(
         "MODE",
         "shift, csd:N (sums of N signed powers of two), multiply:M (M-bit multipliers), threshold (comparisons, "
-        "exact), auto or auto:DB (the cheapest for each step that together cost DB decibels, 0.1 if not given).",
+        "exact), auto or auto:DB (the cheapest for each step that together cost DB decibels, 0.05 if not given).",
         "--requantise",
     ),
 ]
