@@ -13,9 +13,9 @@ demo: $(VENV)/.core ## the whole flow on a small trained network
 	$(BIN)/bnhw demo
 
 test: $(VENV)/.dev ## the tests, under 15 minutes on two cores
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" --hypothesis-profile repeatable
 
-test-all: $(VENV)/.dev ## also those that are too long for `make test`
+test-all: $(VENV)/.dev ## also those that are too long for `make test`, and new random examples
 	$(BIN)/python -m pytest -n $(WORKERS)
 
 lint: $(VENV)/.dev

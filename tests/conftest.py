@@ -1,4 +1,4 @@
-"""Fixtures of the tests that run the command line."""
+"""Fixtures of the tests that run the command line, and the profile of random examples that `make test` uses."""
 
 import os
 import sys
@@ -7,10 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli_helpers import Call, Done
+from hypothesis import settings
 
 from bnhw.cli import main
 from bnhw.compiler import compile_model
 from bnhw.demo.digits import ONNX
+
+settings.register_profile("repeatable", derandomize=True)
+"""The same examples in every run, so that a change is judged by itself; `make test-all` draws new ones."""
 
 
 @pytest.fixture
