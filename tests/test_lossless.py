@@ -261,8 +261,8 @@ def test_a_residual_stream_that_its_width_cannot_hold_exactly_is_not_lossless(tm
         assert_lossless(model, compile_model(path, images(SMALL), replace(SHIFT, residual_bits=8)), images(SMALL))
 
 
-@pytest.mark.parametrize("bits", [2, 4])
-def test_quantised_batch_norm_networks_are_lossless_with_thresholds(bits: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("requantise", "bits"), [("threshold", 2), ("threshold", 4), ("auto", 2), ("auto", 4)])
+def test_quantised_batch_norm_networks_are_lossless(requantise: str, bits: int, tmp_path: Path) -> None:
     """Every code is that of the real function, evaluated in float64 from the stored float32 constants."""
     from exact_evaluation import evaluate_all, quantised_and_lowered, run_all, to_float
 
@@ -273,7 +273,7 @@ def test_quantised_batch_norm_networks_are_lossless_with_thresholds(bits: int, t
     pixels = images(config)
     model, _ = exported(quantise_aware(network(config), as_tensor(pixels), bits=bits), tmp_path)
     graph = import_onnx(model)
-    options = CompileOptions(requantise="threshold")
+    options = CompileOptions(requantise=requantise)
     _, program = quantised_and_lowered(graph, pixels, options)
     expected = evaluate_all(RecogniseQuantisers().run(graph), to_float(pixels))
     quantisers = [name for name in run_all(program, pixels) if name.endswith(("activation1/Mul", "activation2/Mul"))]

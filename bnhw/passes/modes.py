@@ -6,7 +6,8 @@ there (`Moments.mean`), and off by the relative error of its ratio times the dis
 Mode `auto` gives each channel as few signed digits as its step's budget allows: constants may add so much noise to a
 step that the whole network loses no more than the budget's decibels. Where thresholds take no more comparisons than
 the digits take operations, the step has thresholds; where 4 digits are not enough, it has the narrowest multiplier
-that is, if multipliers are allowed.
+that is, if multipliers are allowed. A Quantise of the model's own, whose codes the float model has too, keeps every one
+of them: in digits where these are the ratio exactly, else in thresholds.
 """
 
 from collections.abc import Mapping
@@ -96,11 +97,22 @@ def choose_step(
     """How the step in front of a point is built."""
     moments = calibration.points.get(edge.point)
     mode = known_mode(edge.role, options)
-    if moments is None or not edge.is_step:
+    if not edge.is_step:
         return Step(requantisation=mode)
+    if moments is None:  # the model's own step, which is exact in the float model, so here too
+        exact = options.auto_budget_db is None or edge.role is not Role.ACTIVATION or _holds(edge, codings, mode)
+        return Step(requantisation=mode if exact else Requantisation(mode=RequantiseMode.THRESHOLD))
     if options.auto_budget_db is None:
         return Step(requantisation=mode, centre=None if mode.mode is RequantiseMode.THRESHOLD else moments.mean)
     return _cheapest_step(edge, codings, calibration, options, options.auto_budget_db)
+
+
+def _holds(edge: Edge, codings: Mapping[int, Quantisation], mode: Requantisation) -> bool:
+    """Whether the constants of a mode are the ratios of a step, to the last bit."""
+    source = 1.0 if edge.unit.source is None else codings[edge.unit.source].scale
+    ratios = edge.unit.gains * (source / codings[edge.group].scale)
+    multiplier, shift = round_ratios(ratios, mode)
+    return bool((multiplier / np.exp2(shift) == ratios).all())
 
 
 def _cheapest_step(
