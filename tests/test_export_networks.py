@@ -75,7 +75,7 @@ def trained(config: WideResNetConfig) -> WideResNet:
     for _ in range(2):
         loss = nn.functional.cross_entropy(network(images(config.input_shape, 16)), torch.arange(16) % 7)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's own
         optimizer.step()
     return network.eval()
 
