@@ -1,5 +1,6 @@
 """PNG and JPEG pictures, one by one, in folders and in `.npz` files."""
 
+import io
 import os
 import struct
 import subprocess
@@ -16,6 +17,7 @@ from image_bytes import Pixels, picture, random_pixels
 
 from bnhw.errors import BadInput
 from bnhw.image_files import content, folders, pictures
+from bnhw.image_files.pictures import Picture, Pictures, decode_pictures
 from bnhw.image_files.source import read_stored
 from bnhw.images import Images, read_images
 
@@ -304,6 +306,13 @@ def test_damaged_pictures_are_read_or_refused(tmp_path: Path, data: st.DataObjec
     else:
         assert found.pixels.dtype == np.uint8
         assert found.pixels.ndim == 4
+
+
+def test_a_picture_that_changes_between_header_and_pixels_is_refused() -> None:
+    versions = iter([picture(COLOUR[0]), picture(random_pixels(4000, 4, 3))])
+    changing = Picture(name="x.png", open=lambda: io.BytesIO(next(versions)))
+    with pytest.raises(BadInput, match=r"x\.png: not a readable .*\(it has changed while it was read\)"):
+        decode_pictures(Pictures(origin="set", items=(changing,)), 10**9)
 
 
 def test_without_pillow_the_message_says_how_to_install_it(tmp_path: Path) -> None:
