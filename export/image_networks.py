@@ -6,12 +6,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
 from bnhw.errors import BadInput
+from bnhw.export.config_rules import MAX_SIZE, are_counts, from_json_values, is_count, to_json_values
 from bnhw.export.layers import WEIGHT_SCALES, BinaryConv2d, Conv2d
 from bnhw.export.normalisations import Normalisation, NormalisationConfig, Weights, make_convolution
 
@@ -19,7 +20,6 @@ Stem = Literal["imagenet", "cifar"]
 Rule = tuple[str, bool, str]
 """A field's name, whether its value is good, and what is expected."""
 
-MAX_SIZE = 65536
 MAX_STAGES = 8
 MAX_UNITS = 256
 MAX_WEIGHTS = 2**31
@@ -41,6 +41,9 @@ KINDS = (
 """The normalisations of papers 2, 3 and 4; those of paper 1 belong to wide residual networks."""
 
 
+BATCH_NORM = NormalisationConfig(kind=Normalisation.BATCH_NORM)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageNetworkConfig:
     """Everything that fixes a network except its trained values. Invalid values raise `BadInput` that lists them all.
@@ -59,7 +62,7 @@ class ImageNetworkConfig:
     input_channels: int = 3
     image_size: tuple[int, int] = (224, 224)
     stem: Stem = "imagenet"
-    normalisation: NormalisationConfig = NormalisationConfig(kind=Normalisation.BATCH_NORM)
+    normalisation: NormalisationConfig = BATCH_NORM
     weights: Weights = "float"
     weight_scale: str = "he"
 
@@ -94,23 +97,16 @@ class ImageNetworkConfig:
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values; tuples become lists, the normalisation a dictionary."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        values["normalisation"] = self.normalisation.to_json()
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        return to_json_values(values) | {"normalisation": self.normalisation.to_json()}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Inverse of `to_json`; raises `BadInput` that lists every unknown, missing or invalid field."""
         known = {field.name for field in fields(cls)}
-        problems = [f"unknown field {name!r}" for name in values if name not in known]
-        problems += [f"field {name!r} is missing" for name in sorted(known - set(values))]
-        arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        if isinstance(arguments.get("normalisation"), Mapping):
-            try:
-                arguments["normalisation"] = NormalisationConfig.from_json(arguments["normalisation"])
-            except BadInput as error:
-                problems.append(str(error))
-        if problems:
-            raise BadInput(f"{cls.family} configuration: " + "; ".join(problems))
+        what = f"{cls.family} configuration"
+        arguments = from_json_values(values, known=known, optional=frozenset(), what=what)
+        if isinstance(arguments["normalisation"], Mapping):
+            arguments["normalisation"] = NormalisationConfig.from_json(arguments["normalisation"])
         return cls(**arguments)
 
 
@@ -119,7 +115,7 @@ def _common_rules(config: ImageNetworkConfig) -> tuple[Rule, ...]:
     return (
         ("classes", is_count(config.classes), COUNT),
         ("input_channels", is_count(config.input_channels), COUNT),
-        ("image_size", are_counts(config.image_size, length=2), "two positive integers, height and width"),
+        ("image_size", are_counts(config.image_size, 2), "two positive integers, height and width"),
         ("stem", config.stem in get_args(Stem), f"one of {', '.join(get_args(Stem))}"),
         ("normalisation", kind in KINDS, f"a NormalisationConfig with a kind among {', '.join(KINDS)}"),
         ("weights", config.weights in get_args(Weights), f"one of {', '.join(get_args(Weights))}"),
@@ -137,14 +133,10 @@ def _input_problems(config: ImageNetworkConfig) -> list[str]:
 COUNT = f"an integer from 1 to {MAX_SIZE}"
 
 
-def is_count(value: object, *, most: int = MAX_SIZE) -> bool:
-    """Whether `value` is an integer from 1 to `most`; true and false are none."""
-    return type(value) is int and 1 <= value <= most
-
-
-def are_counts(values: object, *, length: int, most: int = MAX_SIZE) -> bool:
-    """Whether `values` is a tuple of `length` integers from 1 to `most`."""
-    return isinstance(values, tuple) and len(values) == length and all(is_count(value, most=most) for value in values)
+def are_units(values: object, *, stages: int) -> bool:
+    """Whether `values` is a tuple of 1 to `stages` integers from 1 to `MAX_UNITS`."""
+    length = len(values) if isinstance(values, tuple) else 0
+    return 1 <= length <= stages and are_counts(values, length) and max(cast(tuple[int, ...], values)) <= MAX_UNITS
 
 
 def convolution(

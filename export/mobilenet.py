@@ -8,19 +8,31 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from bnhw.export.image_networks import COUNT, Classifier, ImageNetworkConfig, Rule, convolution, is_count
+from bnhw.export.config_rules import is_count, is_number
+from bnhw.export.image_networks import (
+    COUNT,
+    MAX_UNITS,
+    Classifier,
+    ImageNetworkConfig,
+    Rule,
+    are_units,
+    convolution,
+)
 from bnhw.export.normalisations import Position, make_normalisation
 
-ROWS: tuple[tuple[int, int, int, int], ...] = (
-    (1, 16, 1, 1),
-    (6, 24, 2, 2),
-    (6, 32, 3, 2),
-    (6, 64, 4, 2),
-    (6, 96, 3, 1),
-    (6, 160, 3, 2),
-    (6, 320, 1, 1),
+ROWS: tuple[tuple[int, int, int], ...] = (
+    (1, 16, 1),
+    (6, 24, 2),
+    (6, 32, 2),
+    (6, 64, 2),
+    (6, 96, 1),
+    (6, 160, 2),
+    (6, 320, 1),
 )
-"""Bottlenecks (Sandler et al., table 2): expansion t, channels c, repetitions n, stride s of the first."""
+"""Rows of bottlenecks (Sandler et al., table 2): expansion t, channels c, stride s of the first."""
+
+UNITS = (1, 2, 3, 4, 3, 3, 1)
+"""Bottlenecks of each row, n of the same table."""
 
 STEM_CHANNELS = 32
 LAST_CHANNELS = 1280
@@ -54,22 +66,25 @@ class Bottleneck:
 class MobileNetV2Config(ImageNetworkConfig):
     """Everything that fixes a `MobileNetV2` except its trained values; for the common fields see `ImageNetworkConfig`.
 
+    units: bottlenecks of each row; fewer than seven numbers leave the last rows out.
     base_width: channels of the stem; base_width / 32 is the width multiplier of the paper. All channels are multiples
         of 8, and the last convolution has at least 1280.
     dropout: share of the pooled features that training leaves out before the classifier.
-    stem: "imagenet" halves the image five times, "cifar" twice: the stem and the second and third row of bottlenecks
-        have stride 1 (paper 3, section 4.4).
+    stem: "imagenet" halves the image five times, "cifar" twice, since the stem and the second and third row of
+        bottlenecks have stride 1 (paper 3, section 4.4).
     """
 
     family: ClassVar[str] = "MobileNetV2"
 
+    units: tuple[int, ...] = UNITS
     base_width: int = STEM_CHANNELS
     dropout: float = 0.2
 
     def rules(self) -> tuple[Rule, ...]:
         """The checks of the fields that only MobileNetV2 has."""
-        is_share = type(self.dropout) in (int, float) and 0 <= self.dropout < 1
+        is_share = is_number(self.dropout, least=0.0) and self.dropout < 1
         return (
+            ("units", are_units(self.units, stages=len(ROWS)), f"1 to {len(ROWS)} integers from 1 to {MAX_UNITS}"),
             ("base_width", is_count(self.base_width), COUNT),
             ("dropout", is_share, "a number from 0 to below 1"),
         )
@@ -89,9 +104,10 @@ class MobileNetV2Config(ImageNetworkConfig):
         """The inverted residuals in forward order."""
         found: list[Bottleneck] = []
         inputs = self.stem_channels
-        for row, (expansion, channels, repetitions, row_stride) in enumerate(ROWS):
+        for row, units in enumerate(self.units):
+            expansion, channels, row_stride = ROWS[row]
             shrinks = row_stride == 2 and not (self.stem == "cifar" and row in CIFAR_STRIDE_ONE_ROWS)
-            for index in range(repetitions):
+            for index in range(units):
                 outputs, stride = self._scaled(channels), 2 if shrinks and index == 0 else 1
                 found.append(Bottleneck(inputs=inputs, hidden=inputs * expansion, outputs=outputs, stride=stride))
                 inputs = outputs
@@ -120,9 +136,7 @@ class ConvolutionLayer(nn.Sequential):
     ) -> None:
         super().__init__()
         self.conv = convolution(config, inputs, outputs, kernel, stride=stride, groups=groups)
-        self.norm = make_normalisation(
-            config.normalisation, outputs, position=Position.HIDDEN, activation="relu6"
-        )
+        self.norm = make_normalisation(config.normalisation, outputs, position=Position.HIDDEN, activation="relu6")
 
 
 class InvertedResidual(nn.Module):

@@ -18,17 +18,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bnhw.errors import BadInput
+from bnhw.export.config_rules import is_count, is_number
 from bnhw.export.image_networks import (
     COUNT,
     MAX_UNITS,
     Classifier,
     ImageNetworkConfig,
     Rule,
-    are_counts,
+    are_units,
     convolution,
-    is_count,
 )
-from bnhw.export.layers import Conv2d
 from bnhw.export.normalisations import Normalisation, Position, make_normalisation
 
 Form = Literal["training", "inference"]
@@ -51,7 +50,7 @@ class BlockShape:
 
     @property
     def has_identity(self) -> bool:
-        """Whether the input itself is the third branch."""
+        """Whether the input itself is the third conv."""
         return self.stride == 1 and self.inputs == self.outputs
 
 
@@ -77,12 +76,17 @@ class RepVGGConfig(ImageNetworkConfig):
 
     def rules(self) -> tuple[Rule, ...]:
         """The checks of the fields that only RepVGG has."""
+        good_units = are_units(self.units, stages=STAGES) and len(self.units) == STAGES
         factor = "a number from 1 / 64 to 64"
         return (
-            ("units", are_counts(self.units, length=STAGES, most=MAX_UNITS), f"{STAGES} integers from 1 to {MAX_UNITS}"),
+            (
+                "units",
+                good_units,
+                f"{STAGES} integers from 1 to {MAX_UNITS}",
+            ),
             ("base_width", is_count(self.base_width), COUNT),
-            ("width_factor", _is_factor(self.width_factor), factor),
-            ("last_width_factor", _is_factor(self.last_width_factor), factor),
+            ("width_factor", is_number(self.width_factor, least=1 / 64, most=64), factor),
+            ("last_width_factor", is_number(self.last_width_factor, least=1 / 64, most=64), factor),
             ("form", self.form in get_args(Form), f"one of {', '.join(get_args(Form))}"),
         )
 
@@ -90,7 +94,9 @@ class RepVGGConfig(ImageNetworkConfig):
         """The inference form exists where the branches merge; every stage has a channel."""
         problems = [] if self.form == "training" else list(_obstacles(self))
         if min(self.stage_channels) < 1:
-            problems.append(f"base_width and the factors give stages of {self.stage_channels} channels, expected 1 or more")
+            problems.append(
+                f"base_width and the factors give stages of {self.stage_channels} channels, expected 1 or more"
+            )
         return tuple(problems)
 
     @property
@@ -118,10 +124,6 @@ class RepVGGConfig(ImageNetworkConfig):
         per_pair = 10 if self.form == "training" else 9
         count = sum(per_pair * block.inputs * block.outputs for block in self.blocks)
         return count + self.stage_channels[-1] * self.classes
-
-
-def _is_factor(value: object) -> bool:
-    return isinstance(value, int | float) and type(value) is not bool and 1 / 64 <= value <= 64
 
 
 def _obstacles(config: RepVGGConfig) -> Iterator[str]:
@@ -229,15 +231,15 @@ def reparameterise(model: RepVGG) -> RepVGG:
 
 def _merge(block: BranchedBlock) -> tuple[Tensor, Tensor]:
     """Weights (outputs, inputs, 3, 3) and bias (outputs,) of one block, in float64."""
-    channels = cast(Conv2d, block.conv3).out_channels
-    weight = torch.zeros(channels, cast(Conv2d, block.conv3).in_channels, 3, 3, dtype=torch.float64)
+    channels = block.conv3.out_channels
+    weight = torch.zeros(channels, block.conv3.in_channels, 3, 3, dtype=torch.float64)
     bias = torch.zeros(channels, dtype=torch.float64)
     for conv, norm in ((block.conv3, block.norm3), (block.conv1, block.norm1)):
-        branch, gain, shift = cast(Conv2d, conv), *_gain_and_shift(norm, channels)
-        halo = (3 - branch.kernel_size[0]) // 2
-        branch_weight = branch.effective_weight().detach().double()
+        gain, shift = _gain_and_shift(norm, channels)
+        halo = (3 - conv.kernel_size[0]) // 2
+        branch_weight = conv.effective_weight().detach().double()
         weight += functional.pad(branch_weight, (halo,) * 4) * gain[:, None, None, None]
-        bias += shift if branch.bias is None else shift + gain * branch.bias.detach().double()
+        bias += shift if conv.bias is None else shift + gain * conv.bias.detach().double()
     if block.identity_norm is not None:
         gain, shift = _gain_and_shift(block.identity_norm, channels)
         weight[:, :, 1, 1] += torch.diag(gain)

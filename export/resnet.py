@@ -7,6 +7,7 @@ from typing import ClassVar, Literal, get_args
 
 from torch import Tensor, nn
 
+from bnhw.export.config_rules import is_count
 from bnhw.export.image_networks import (
     COUNT,
     MAX_STAGES,
@@ -14,9 +15,8 @@ from bnhw.export.image_networks import (
     Classifier,
     ImageNetworkConfig,
     Rule,
-    are_counts,
+    are_units,
     convolution,
-    is_count,
 )
 from bnhw.export.normalisations import Position, make_dropout, make_normalisation
 
@@ -67,11 +67,9 @@ class ResNetConfig(ImageNetworkConfig):
 
     def rules(self) -> tuple[Rule, ...]:
         """The checks of the fields that only residual networks have."""
-        stages = len(self.units) if isinstance(self.units, tuple) else 0
-        good_units = 1 <= stages <= MAX_STAGES and are_counts(self.units, length=stages, most=MAX_UNITS)
         return (
             ("block", self.block in get_args(Block), f"one of {', '.join(get_args(Block))}"),
-            ("units", good_units, f"1 to {MAX_STAGES} integers from 1 to {MAX_UNITS}"),
+            ("units", are_units(self.units, stages=MAX_STAGES), f"1 to {MAX_STAGES} integers from 1 to {MAX_UNITS}"),
             ("base_width", is_count(self.base_width), COUNT),
             ("cardinality", is_count(self.cardinality), COUNT),
             ("group_width", self.group_width is None or is_count(self.group_width), f"None or {COUNT}"),
@@ -195,9 +193,7 @@ class ResNet(nn.Module):
         norm, channels = config.normalisation, config.input_channels
         large = config.stem == "imagenet"
         self.input_norm = make_normalisation(norm, channels, position=Position.INPUT, activation=None)
-        self.stem = convolution(
-            config, channels, config.base_width, STEM_KERNEL[config.stem], stride=2 if large else 1
-        )
+        self.stem = convolution(config, channels, config.base_width, STEM_KERNEL[config.stem], stride=2 if large else 1)
         self.stem_norm = make_normalisation(norm, config.base_width, position=Position.HIDDEN, activation="relu")
         self.pool = nn.MaxPool2d(3, 2, 1) if large else nn.Identity()
         self.blocks = nn.ModuleList(_blocks(config))
