@@ -84,8 +84,8 @@ PRESETS: Mapping[str, NetworkConfig] = {
 """Networks of the papers by name, to be changed with `dataclasses.replace` and `with_normalisation`.
 
 wrn-14-1 is for MNIST, wrn-20 for CIFAR-10, wrn-18 for ImageNet; they are the 1-bit shifted-ReLU networks of paper 1
-(arXiv 1907.06916, section III-A). The others are the float batch-norm networks of papers 2, 3 and 4 for ImageNet, and with
-"-cifar" the form of paper 3 for CIFAR-10.
+(arXiv 1907.06916, section III-A). The others are the float batch-norm networks of papers 2, 3 and 4 for ImageNet,
+and with "-cifar" the form of paper 3 for CIFAR-10.
 """
 
 
