@@ -145,7 +145,7 @@ def test_a_norm_computes_the_equation_of_its_paper(kind: Normalisation, training
 def test_every_learned_value_has_a_gradient(kind: Normalisation) -> None:
     module = make_normalisation(config_of(kind), SHAPE[1], position=Position.BRANCH).train()
     x = features().requires_grad_()
-    (module(x) * features(2)).sum().backward()  # type: ignore[no-untyped-call]  # torch's own
+    (module(x) * features(2)).sum().backward()
     for name, tensor in [*module.named_parameters(), ("input", x)]:
         assert tensor.grad is not None and bool((tensor.grad != 0).any()), name
 
@@ -261,7 +261,7 @@ def test_one_bit_weight_norm_has_two_values_a_channel_and_can_begin_at_a_power_o
     assert all(len(set(channel.abs().flatten().tolist())) == 1 for channel in layer.effective_weight())
 
 
-PLACES: list[tuple[Normalisation, type[nn.Module] | tuple[type[nn.Module], ...], ...]] = [
+PLACES: list[tuple[Normalisation, Any, Any, Any]] = [
     # HIDDEN with ReLU, BRANCH, FINAL
     (N.BATCH_NORM, (nn.BatchNorm2d, nn.ReLU), nn.BatchNorm2d, nn.BatchNorm2d),
     (N.BATCH_NORM_MINUS, (nn.BatchNorm2d, nn.ReLU), nn.BatchNorm2d, nn.BatchNorm2d),
