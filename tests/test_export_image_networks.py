@@ -416,3 +416,11 @@ def test_networks_by_name_are_those_of_the_papers() -> None:
     for name in ("resnet-18", "resnext-50", "mobilenet-v2", "repvgg-a0"):
         small = replace(PRESETS[name], stem="cifar", image_size=(32, 32), classes=10)  # type: ignore[type-var]
         assert PRESETS[f"{name}-cifar"] == small
+
+
+def test_scaled_channels_are_multiples_of_eight_that_lose_no_tenth() -> None:
+    config = MobileNetV2Config(base_width=24)  # width multiplier 0.75: 18 channels become 24, since 16 are too few
+    assert config.stem_channels == 24
+    assert sorted({unit.outputs for unit in config.bottlenecks}) == [16, 24, 48, 72, 120, 240]
+    assert config.last_channels == 1280
+    assert MobileNetV2Config(base_width=64).last_channels == 2560
