@@ -66,9 +66,9 @@ BELOW = {
     ("repvgg_imagenet", Normalisation.BATCH_NORM, "float"),
     ("repvgg", Normalisation.SCALED_A2, "float"),
 }
-"""Held to `LEAST_SIGNAL_TO_NOISE_DB` only: 24.2, 23.0 and 25.0 dB were measured. The noise grows a little at every batch
-norm of the RepVGG networks (no layer drops by more than 3.2 dB); in resnext the ratio drops by 9.4 dB at the untrained
-classifier.
+"""Held to `LEAST_SIGNAL_TO_NOISE_DB` only: 24.2, 23.0 and 25.0 dB were measured. In the RepVGG networks the noise grows
+a little at every batch norm (no layer drops by more than 3.2 dB); in resnext the ratio drops by 9.4 dB at the
+untrained classifier.
 """
 
 CASES = [
