@@ -57,7 +57,9 @@ def check_factors(first: IntArray, second: IntArray) -> None:
     """Refuse a second factor that has neither the shape of the first nor one number a channel."""
     images, _, _, channels = first.shape
     if second.shape not in {first.shape, (images, 1, 1, channels)}:
-        raise ValueError(f"multiply: shapes {first.shape} and {second.shape}, expected one, or {(images, 1, 1, channels)}")
+        raise ValueError(
+            f"multiply: shapes {first.shape} and {second.shape}, expected one, or {(images, 1, 1, channels)}"
+        )
 
 
 def check_lookup_table(codes: IntArray, table: npt.ArrayLike) -> Int64Array:

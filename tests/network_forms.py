@@ -47,7 +47,7 @@ class Normalised(nn.Module):
 
 def stem(channels: int, *, binary: bool = False) -> list[nn.Module]:
     """7x7/2 convolution, batch norm, ReLU, 3x3/2 max pool."""
-    first = BinaryConv2d(3, channels, 7, stride=2, padding=3) if binary else convolution(3, channels, 7, stride=2)
+    first = BinaryConv2d(3, channels, 7, stride=2) if binary else convolution(3, channels, 7, stride=2)
     return [first, nn.BatchNorm2d(channels), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
 
 
@@ -78,7 +78,7 @@ def projection(channels: int, out_channels: int, stride: int) -> nn.Module | Non
 
 def basic(channels: int, out_channels: int, stride: int = 1, *, binary: bool = False) -> Block:
     def conv(inputs: int, outputs: int, step: int) -> nn.Module:
-        return BinaryConv2d(inputs, outputs, 3, stride=step, padding=1) if binary else convolution(inputs, outputs, 3, stride=step)
+        return BinaryConv2d(inputs, outputs, 3, stride=step) if binary else convolution(inputs, outputs, 3, stride=step)
 
     branch = nn.Sequential(
         conv(channels, out_channels, stride),
@@ -181,31 +181,73 @@ class DynamicNorm(nn.Module):
         normalised = self.norm(x)
         pooled = (normalised if self.of_normalised else x).mean((2, 3), keepdim=True)
         gate = torch.sigmoid(self.weight * pooled + self.bias)
-        if self.gain_first:
-            return (self.gamma * gate) * normalised + self.beta
-        return self.gamma * (gate * normalised) + self.beta
+        scaled = (self.gamma * gate) * normalised if self.gain_first else self.gamma * (gate * normalised)
+        result: torch.Tensor = scaled + self.beta
+        return result
 
 
-def plain(norm: Callable[[int], nn.Module], activation: Body = nn.ReLU, *, layers: int = 4, bias: bool = False, binary: bool = False) -> nn.Module:
+def plain(
+    norm: Callable[[int], nn.Module],
+    activation: Body = nn.ReLU,
+    *,
+    layers: int = 4,
+    bias: bool = False,
+    binary: bool = False,
+) -> nn.Module:
     """Convolutions in a row."""
     modules: list[nn.Module] = []
     for number in range(layers):
         inputs = WIDTH if number else 3
-        conv = BinaryConv2d(inputs, WIDTH, 3, padding=1, stride=1 + number % 2) if binary else nn.Conv2d(inputs, WIDTH, 3, 1 + number % 2, 1, bias=bias)
+        conv = (
+            BinaryConv2d(inputs, WIDTH, 3, stride=1 + number % 2)
+            if binary
+            else nn.Conv2d(inputs, WIDTH, 3, 1 + number % 2, 1, bias=bias)
+        )
         modules += [conv, norm(WIDTH), activation()]
     return Normalised(*modules, *head(WIDTH))
 
 
 FORMS: Mapping[str, Callable[[], nn.Module]] = {
     "resnet basic": lambda: Normalised(*stem(16), basic(16, 16), basic(16, 32, 2), basic(32, 32), *head(32)),
-    "resnet basic, 1-bit": lambda: Normalised(*stem(16, binary=True), basic(16, 16, binary=True), basic(16, 32, 2, binary=True), basic(32, 32, binary=True), *head(32)),
-    "resnet bottleneck": lambda: Normalised(*stem(16), bottleneck(16, 8, 32), bottleneck(32, 16, 64, 2), bottleneck(64, 16, 64), *head(64)),
+    "resnet basic, 1-bit": lambda: Normalised(
+        *stem(16, binary=True),
+        basic(16, 16, binary=True),
+        basic(16, 32, 2, binary=True),
+        basic(32, 32, binary=True),
+        *head(32),
+    ),
+    "resnet bottleneck": lambda: Normalised(
+        *stem(16), bottleneck(16, 8, 32), bottleneck(32, 16, 64, 2), bottleneck(64, 16, 64), *head(64)
+    ),
     "resnet deep": lambda: Normalised(*stem(16), *[basic(16, 16) for _ in range(12)], *head(16)),
-    "resnext": lambda: Normalised(*stem(32), bottleneck(32, 64, 64, groups=32), bottleneck(64, 64, 64, 2, groups=32), *head(64)),
-    "mobilenet": lambda: Normalised(convolution(3, 16, stride=2), nn.BatchNorm2d(16), nn.ReLU6(), Inverted(16, 16, 1, 1, nn.ReLU6), Inverted(16, 24, 2, 6, nn.ReLU6), Inverted(24, 24, 1, 6, nn.ReLU6), Inverted(24, 24, 1, 6, nn.ReLU6), convolution(24, 64, 1), nn.BatchNorm2d(64), nn.ReLU6(), *head(64)),
-    "mobilenet, max and min": lambda: Normalised(convolution(3, 16, stride=2), nn.BatchNorm2d(16), MaxMin(), Inverted(16, 24, 2, 6, MaxMin), Inverted(24, 24, 1, 6, MaxMin), *head(24)),
+    "resnext": lambda: Normalised(
+        *stem(32), bottleneck(32, 64, 64, groups=32), bottleneck(64, 64, 64, 2, groups=32), *head(64)
+    ),
+    "mobilenet": lambda: Normalised(
+        convolution(3, 16, stride=2),
+        nn.BatchNorm2d(16),
+        nn.ReLU6(),
+        Inverted(16, 16, 1, 1, nn.ReLU6),
+        Inverted(16, 24, 2, 6, nn.ReLU6),
+        Inverted(24, 24, 1, 6, nn.ReLU6),
+        Inverted(24, 24, 1, 6, nn.ReLU6),
+        convolution(24, 64, 1),
+        nn.BatchNorm2d(64),
+        nn.ReLU6(),
+        *head(64),
+    ),
+    "mobilenet, max and min": lambda: Normalised(
+        convolution(3, 16, stride=2),
+        nn.BatchNorm2d(16),
+        MaxMin(),
+        Inverted(16, 24, 2, 6, MaxMin),
+        Inverted(24, 24, 1, 6, MaxMin),
+        *head(24),
+    ),
     "hard tanh": lambda: plain(nn.BatchNorm2d, nn.Hardtanh),
-    "repvgg": lambda: Normalised(RepVgg(3, 16, 2), RepVgg(16, 16), RepVgg(16, 16), RepVgg(16, 32, 2), RepVgg(32, 32), *head(32)),
+    "repvgg": lambda: Normalised(
+        RepVgg(3, 16, 2), RepVgg(16, 16), RepVgg(16, 16), RepVgg(16, 32, 2), RepVgg(32, 32), *head(32)
+    ),
     "no normalisation, bias": lambda: plain(lambda channels: nn.Identity(), bias=True),
     "no normalisation": lambda: plain(lambda channels: nn.Identity()),
     "no normalisation, 1-bit": lambda: plain(lambda channels: nn.Identity(), binary=True),
@@ -214,5 +256,7 @@ FORMS: Mapping[str, Callable[[], nn.Module]] = {
     "elu, no normalisation": lambda: plain(lambda channels: nn.Identity(), nn.ELU, bias=True),
     "rbn": lambda: plain(lambda channels: DynamicNorm(channels, of_normalised=True)),
     "iebn": lambda: plain(lambda channels: DynamicNorm(channels, of_normalised=False)),
-    "rbn, 1-bit": lambda: plain(lambda channels: DynamicNorm(channels, of_normalised=True, gain_first=True), binary=True),
+    "rbn, 1-bit": lambda: plain(
+        lambda channels: DynamicNorm(channels, of_normalised=True, gain_first=True), binary=True
+    ),
 }

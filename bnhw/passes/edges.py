@@ -35,8 +35,8 @@ from bnhw.verify import check_graph
 class Unit:
     """What one unit of the integers behind a value is worth: real = gains * scales of the sources * integer + shift.
 
-    sources: the groups whose scales those are, two for a product, none for the image, whose scale is 1. gains: float64 (divisors, channels
-    or 1). shares: of all pixels, how many have each divisor, (divisors,). is_image: no integer but the image's own lies
+    sources: the groups whose scales those are, two for a product, none for the image, whose scale is 1. gains:
+    float64 (divisors, channels or 1). shares: of all pixels, how many have each divisor, (divisors,). is_image: no integer but the image's own lies
     before, so that the step is a lookup.
     """
 

@@ -104,7 +104,9 @@ def _cheapest_step(
 ) -> Step:
     moments, coding = calibration.points[edge.point], codings[edge.group]
     channels = len(moments.mean)
-    ratios = np.broadcast_to(edge.unit.gains * (edge.scale_before(codings) / coding.scale), (len(edge.unit.shares), channels))
+    ratios = np.broadcast_to(
+        edge.unit.gains * (edge.scale_before(codings) / coding.scale), (len(edge.unit.shares), channels)
+    )
     budget = (10 ** (budget_db / 10) - 1) * _code_noise(edge, codings, calibration)
     digits, noise = _fewest_digits(edge, ratios, moments, budget)
     levels = coding.dtype.high - coding.dtype.low
