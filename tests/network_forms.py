@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 from torch import nn
 
+from bnhw.dtypes import Array
 from bnhw.export.layers import BinaryConv2d
 
 SIZE = 32
@@ -12,20 +14,20 @@ CLASSES = 10
 WIDTH = 16
 
 Body = Callable[[], nn.Module]
+Norm = Callable[[int], nn.Module]
 
 
-def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
-    """The model in evaluation mode, its batch norms with gains of one sign and statistics near those of its input."""
-    generator = torch.Generator().manual_seed(seed)
+def randomise(model: nn.Module, pixels: Array) -> nn.Module:
+    """The model in evaluation mode; its batch norms have random gains, and statistics of `pixels` (NHWC)."""
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d) and module.weight is not None:
-            module.weight.data = 0.6 + 0.8 * torch.rand(module.weight.shape, generator=generator)
-            module.bias.data = 0.3 * torch.randn(module.bias.shape, generator=generator)
-    pixels = torch.randint(0, 256, (16, 3, SIZE, SIZE), generator=generator).float()
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the mean of what was seen
+            if module.affine:
+                nn.init.uniform_(module.weight, 0.6, 1.4)
+                nn.init.normal_(module.bias, 0.0, 0.3)
     model.train()
     with torch.no_grad():
-        for _ in range(30):
-            model(pixels)
+        model(torch.from_numpy(pixels.transpose(0, 3, 1, 2).astype(np.float32)))
     return model.eval()
 
 
@@ -70,27 +72,30 @@ class Block(nn.Module):
         return result
 
 
-def projection(channels: int, out_channels: int, stride: int) -> nn.Module | None:
+def projection(channels: int, out_channels: int, stride: int, norm: Norm = nn.BatchNorm2d) -> nn.Module | None:
+    """A strided 1x1 convolution with its norm, where sizes change."""
     if channels == out_channels and stride == 1:
         return None
-    return nn.Sequential(convolution(channels, out_channels, 1, stride=stride), nn.BatchNorm2d(out_channels))
+    return nn.Sequential(convolution(channels, out_channels, 1, stride=stride), norm(out_channels))
 
 
-def basic(channels: int, out_channels: int, stride: int = 1, *, binary: bool = False) -> Block:
-    def conv(inputs: int, outputs: int, step: int) -> nn.Module:
-        return BinaryConv2d(inputs, outputs, 3, stride=step) if binary else convolution(inputs, outputs, 3, stride=step)
-
+def basic(
+    channels: int, out_channels: int, stride: int = 1, *, binary: bool = False, norm: Norm = nn.BatchNorm2d
+) -> Block:
+    """Two 3x3 convolutions."""
+    make = BinaryConv2d if binary else convolution
     branch = nn.Sequential(
-        conv(channels, out_channels, stride),
-        nn.BatchNorm2d(out_channels),
+        make(channels, out_channels, 3, stride=stride),
+        norm(out_channels),
         nn.ReLU(),
-        conv(out_channels, out_channels, 1),
-        nn.BatchNorm2d(out_channels),
+        make(out_channels, out_channels, 3),
+        norm(out_channels),
     )
-    return Block(branch, projection(channels, out_channels, stride))
+    return Block(branch, projection(channels, out_channels, stride, norm))
 
 
 def bottleneck(channels: int, middle: int, out_channels: int, stride: int = 1, *, groups: int = 1) -> Block:
+    """1x1, 3x3 and 1x1 convolutions; with groups that of ResNeXt."""
     branch = nn.Sequential(
         convolution(channels, middle, 1),
         nn.BatchNorm2d(middle),
@@ -187,7 +192,7 @@ class DynamicNorm(nn.Module):
 
 
 def plain(
-    norm: Callable[[int], nn.Module],
+    norm: Norm,
     activation: Body = nn.ReLU,
     *,
     layers: int = 4,
@@ -207,56 +212,91 @@ def plain(
     return Normalised(*modules, *head(WIDTH))
 
 
+class Excited(nn.Module):
+    """Squeeze and excitation: every channel times a gate that two dense layers make of the channels' means."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels)
+        self.gate = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(channels, channels // 4, 1),
+            nn.ReLU(),
+            nn.Conv2d(channels // 4, channels, 1),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(x)
+        result: torch.Tensor = x * self.gate(x)
+        return result
+
+
+def mobilenet(bound: Body) -> nn.Module:
+    """MobileNetV2 with few layers."""
+    blocks = ((16, 16, 1, 1), (16, 24, 2, 6), (24, 24, 1, 6), (24, 24, 1, 6))
+    return Normalised(
+        convolution(3, 16, stride=2),
+        nn.BatchNorm2d(16),
+        bound(),
+        *(Inverted(*block, bound) for block in blocks),
+        convolution(24, 64, 1),
+        nn.BatchNorm2d(64),
+        bound(),
+        *head(64),
+    )
+
+
+def resnet(*, binary: bool = False, norm: Norm = nn.BatchNorm2d) -> nn.Module:
+    """ResNet with basic blocks, of which one has a projection shortcut."""
+    blocks = ((16, 16, 1), (16, 32, 2), (32, 32, 1))
+    stages = (basic(*block, binary=binary, norm=norm) for block in blocks)
+    return Normalised(*stem(16, binary=binary), *stages, *head(32))
+
+
+def no_norm(_: int) -> nn.Module:
+    return nn.Identity()
+
+
+def rbn(channels: int) -> nn.Module:
+    return DynamicNorm(channels, of_normalised=True)
+
+
+def iebn(channels: int) -> nn.Module:
+    return DynamicNorm(channels, of_normalised=False)
+
+
+def rbn_gain_first(channels: int) -> nn.Module:
+    return DynamicNorm(channels, of_normalised=True, gain_first=True)
+
+
 FORMS: Mapping[str, Callable[[], nn.Module]] = {
-    "resnet basic": lambda: Normalised(*stem(16), basic(16, 16), basic(16, 32, 2), basic(32, 32), *head(32)),
-    "resnet basic, 1-bit": lambda: Normalised(
-        *stem(16, binary=True),
-        basic(16, 16, binary=True),
-        basic(16, 32, 2, binary=True),
-        basic(32, 32, binary=True),
-        *head(32),
-    ),
-    "resnet bottleneck": lambda: Normalised(
+    "resnet, basic": resnet,
+    "resnet, basic, 1-bit": lambda: resnet(binary=True),
+    "resnet, basic, deep": lambda: Normalised(*stem(16), *(basic(16, 16) for _ in range(8)), *head(16)),
+    "resnet, bottleneck": lambda: Normalised(
         *stem(16), bottleneck(16, 8, 32), bottleneck(32, 16, 64, 2), bottleneck(64, 16, 64), *head(64)
     ),
-    "resnet deep": lambda: Normalised(*stem(16), *[basic(16, 16) for _ in range(12)], *head(16)),
     "resnext": lambda: Normalised(
         *stem(32), bottleneck(32, 64, 64, groups=32), bottleneck(64, 64, 64, 2, groups=32), *head(64)
     ),
-    "mobilenet": lambda: Normalised(
-        convolution(3, 16, stride=2),
-        nn.BatchNorm2d(16),
-        nn.ReLU6(),
-        Inverted(16, 16, 1, 1, nn.ReLU6),
-        Inverted(16, 24, 2, 6, nn.ReLU6),
-        Inverted(24, 24, 1, 6, nn.ReLU6),
-        Inverted(24, 24, 1, 6, nn.ReLU6),
-        convolution(24, 64, 1),
-        nn.BatchNorm2d(64),
-        nn.ReLU6(),
-        *head(64),
-    ),
-    "mobilenet, max and min": lambda: Normalised(
-        convolution(3, 16, stride=2),
-        nn.BatchNorm2d(16),
-        MaxMin(),
-        Inverted(16, 24, 2, 6, MaxMin),
-        Inverted(24, 24, 1, 6, MaxMin),
-        *head(24),
-    ),
+    "mobilenet": lambda: mobilenet(nn.ReLU6),
+    "mobilenet, ReLU": lambda: mobilenet(nn.ReLU),
+    "mobilenet, max and min": lambda: mobilenet(MaxMin),
+    "repvgg": lambda: Normalised(RepVgg(3, 16, 2), RepVgg(16, 16), RepVgg(16, 32, 2), RepVgg(32, 32), *head(32)),
     "hard tanh": lambda: plain(nn.BatchNorm2d, nn.Hardtanh),
-    "repvgg": lambda: Normalised(
-        RepVgg(3, 16, 2), RepVgg(16, 16), RepVgg(16, 16), RepVgg(16, 32, 2), RepVgg(32, 32), *head(32)
-    ),
-    "no normalisation, bias": lambda: plain(lambda channels: nn.Identity(), bias=True),
-    "no normalisation": lambda: plain(lambda channels: nn.Identity()),
-    "no normalisation, 1-bit": lambda: plain(lambda channels: nn.Identity(), binary=True),
-    "affine": lambda: plain(AffineLayer),
     "elu": lambda: plain(nn.BatchNorm2d, nn.ELU),
-    "elu, no normalisation": lambda: plain(lambda channels: nn.Identity(), nn.ELU, bias=True),
-    "rbn": lambda: plain(lambda channels: DynamicNorm(channels, of_normalised=True)),
-    "iebn": lambda: plain(lambda channels: DynamicNorm(channels, of_normalised=False)),
-    "rbn, 1-bit": lambda: plain(
-        lambda channels: DynamicNorm(channels, of_normalised=True, gain_first=True), binary=True
-    ),
+    "elu, no normalisation": lambda: plain(no_norm, nn.ELU, bias=True),
+    "no normalisation, bias": lambda: plain(no_norm, bias=True),
+    "no normalisation": lambda: plain(no_norm),
+    "no normalisation, 1-bit": lambda: plain(no_norm, binary=True),
+    "affine": lambda: plain(AffineLayer),
+    "rbn": lambda: plain(rbn),
+    "rbn, 1-bit": lambda: plain(rbn_gain_first, binary=True),
+    "iebn": lambda: plain(iebn),
+    "iebn, 1-bit": lambda: plain(iebn, binary=True),
+    "rbn, resnet": lambda: resnet(norm=rbn),
+    "iebn, resnet, 1-bit": lambda: resnet(binary=True, norm=iebn),
+    "squeeze and excitation": lambda: plain(Excited),
 }
+"""Untrained; the batch norms keep every value in range."""

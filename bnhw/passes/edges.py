@@ -36,8 +36,8 @@ class Unit:
     """What one unit of the integers behind a value is worth: real = gains * scales of the sources * integer + shift.
 
     sources: the groups whose scales those are, two for a product, none for the image, whose scale is 1. gains:
-    float64 (divisors, channels or 1). shares: of all pixels, how many have each divisor, (divisors,). is_image: no integer but the image's own lies
-    before, so that the step is a lookup.
+    float64 (divisors, channels or 1). shares: of all pixels, how many have each divisor, (divisors,). is_image: no
+    integer but the image's own lies before, so that the step is a lookup.
     """
 
     sources: tuple[int, ...] = ()
