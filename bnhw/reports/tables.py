@@ -212,7 +212,8 @@ def _details(program: Program, instruction: Instruction) -> str:
             return f"clamp {low}..{high}"
         case Multiply(inputs=names):
             first, second = (program.tensor[name] for name in names)
-            return f"{first.dtype} x {second.dtype}{'' if first.shape == second.shape else ', one factor a channel'}"
+            alike = "" if first.shape == second.shape else ", one factor a channel"
+            return f"{first.dtype} x {second.dtype}{alike}, {first.size:,} multiplications"
         case LookUp(table=name):
             rows, entries = program.constants[name].shape
             return f"{_number(rows, 'table')} of {entries}"
