@@ -79,6 +79,22 @@ def test_fold_case_11_the_mean_is_that_of_the_value_that_is_multiplied(of_normal
     np.testing.assert_allclose((found.scale, found.shift), wanted, rtol=1e-12)
 
 
+@pytest.mark.parametrize("mean_first", [True, False])
+def test_fold_case_11_keeps_the_order_of_what_reads_the_affine(mean_first: bool) -> None:
+    mean: list[Nodes] = [("mean", POOL, ("x",))]
+    line: list[Nodes] = [("hat", affine([0.5, -2], [1, 3]), ("x",)), ("reader", CONV, ("hat",))]
+    graph = chain(
+        ("x", CONV, ("image",)),
+        *(mean + line if mean_first else line + mean),
+        ("gate", SIGMOID, ("mean",)),
+        ("product", Product(), ("hat", "gate")),
+        ("sum", Add(), ("product", "reader")),
+        shape=SHAPE,
+    )
+    result = expect_same(graph, FoldConstants().run(graph))
+    assert next(node.inputs for node in result.nodes if node.op == "GlobalAveragePool") == ("hat",)
+
+
 def test_fold_case_11_an_affine_with_a_zero_has_no_inverse() -> None:
     nodes = list(dynamic(of_normalised=False))
     nodes[1] = ("hat", affine([0.02, 0], [0.5, -0.25]), ("x",))
