@@ -28,6 +28,7 @@ from bnhw.ops import (
     Convolution,
     GlobalAveragePool,
     MaxPool,
+    Product,
     Quantise,
     Sign,
     pool_divisors,
@@ -37,6 +38,7 @@ from bnhw.program import (
     Convolve,
     Instruction,
     Join,
+    Multiply,
     PadChannels,
     PoolMaximum,
     PoolSum,
@@ -94,6 +96,8 @@ def _lower_node(state: Lowering, node: Node) -> Tensor | Pending:
             return _lower_convolution(state, node, convolution)
         case AveragePool() | GlobalAveragePool():
             return _lower_average(state, node)
+        case Product():
+            return _lower_product(state, node)
         case _:
             return _lower_same_coding(state, node)
 
@@ -149,6 +153,21 @@ def _lower_average(state: Lowering, node: Node) -> Tensor | Pending:
         return total
     channels = total.shape[2]
     return Pending(base=total, scale=np.ones(channels), shift=np.zeros(channels), divisors=divisors)
+
+
+def _lower_product(state: Lowering, node: Node) -> Tensor:
+    first, second = (state.tensor(name) for name in node.inputs)
+    if first.bipolar or second.bipolar:
+        raise PassFailed(f"Product {node.place} reads 1-bit activations; put the product before the sign function")
+    (a, b), (c, d) = (
+        tuple(code - factor.zero_point for code in state.ranges[factor.name]) for factor in (first, second)
+    )
+    products = (a * c, a * d, b * c, b * d)
+    span = (min(products), max(products))
+    instruction = Multiply(inputs=(first.name, second.name), output=node.output, source=node.source)
+    quantisation = Quantisation(dtype=IntegerType.containing(*span), scale=first.scale * second.scale)
+    unit = state.units[first.name] * state.units[second.name]
+    return state.store(node, instruction, quantisation, span, unit=unit)
 
 
 def _lower_same_coding(state: Lowering, node: Node) -> Tensor:
