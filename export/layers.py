@@ -100,7 +100,7 @@ class Conv2d(nn.Conv2d):
         if halo != (bottom, right):  # the convolution itself can only pad both sides alike
             halo = (0, 0)
             input = functional.pad(input, (left, right, top, bottom))  # noqa: A001
-        return functional.conv2d(input, self.effective_weight(), None, self.stride, halo, groups=self.groups)
+        return functional.conv2d(input, self.effective_weight(), self.bias, self.stride, halo, groups=self.groups)
 
 
 class BinaryConv2d(Conv2d):

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import onnx
 import onnx_ir
@@ -19,8 +20,6 @@ from onnxscript.rewriter.rules import common as rewrite_rules
 from torch import nn
 
 from bnhw.errors import BadInput
-from bnhw.export.layers import BinaryConv2d
-from bnhw.export.quantisers import QuantisedActivation
 from bnhw.files import write_atomically
 from bnhw.version import producer
 
@@ -37,6 +36,15 @@ _REWRITE_RULES = (
     rewrite_rules.fuse_pad_into_conv_rule,
     rewrite_rules.remove_optional_bias_from_conv_rule,
 )
+
+
+@runtime_checkable
+class Materialises(Protocol):
+    """A module that exports as another one, made of standard layers and constants."""
+
+    def materialise(self) -> nn.Module:
+        """The standard form of a module in eval mode."""
+        ...
 
 
 def to_onnx(model: nn.Module, path: str | Path | None = None, *, input_shape: tuple[int, int, int]) -> onnx.ModelProto:
@@ -77,7 +85,7 @@ def _inference_copy(model: nn.Module) -> nn.Module:
 
 
 def _materialise(module: nn.Module) -> nn.Module:
-    if isinstance(module, BinaryConv2d | QuantisedActivation):
+    if isinstance(module, Materialises):
         return module.materialise()
     for name, child in module.named_children():
         setattr(module, name, _materialise(child))
