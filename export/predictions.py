@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bnhw.errors import BadInput
+from bnhw.export.normalisation_layers import STATISTICS_LAYERS, MeanOnlyBatchNorm2d
 
 Predictor = Callable[[Tensor], Tensor]
 
@@ -85,10 +86,9 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Scor
     return Score(loss=loss / count, accuracy=correct / count)
 
 
-def batch_norm_layers(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+def layers_with_statistics(model: nn.Module) -> list[nn.BatchNorm2d | MeanOnlyBatchNorm2d]:
     """Every layer of `model` that keeps running statistics, in the order of its modules."""
-    layers = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    return [layer for layer in layers if layer.track_running_stats]
+    return [module for module in model.modules() if isinstance(module, STATISTICS_LAYERS)]
 
 
 def reestimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
@@ -97,7 +97,7 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
     Paper 1, section III-A: averages over all mini-batches of one epoch after the end of training. All other layers
     are in eval mode. The mode of `model` is restored; without batch norms nothing happens.
     """
-    layers = batch_norm_layers(model)
+    layers = layers_with_statistics(model)
     if not layers:
         return
     training, momenta = model.training, [layer.momentum for layer in layers]

@@ -93,6 +93,18 @@ _PAPER_2 = Recipe(
     clipping=LogarithmicClipping(5.0),
     augmentation=_CIFAR,
 )
+_PAPER_3 = Recipe(
+    source="paper 3, sections 3.2, 4.2 and 4.3",
+    epochs=180,
+    batch_size=128,
+    schedule=Cosine(0.1),
+    weight_decay=1e-4,
+    decayed=WEIGHTS_ALONE,
+    gain_rate_divisor=100.0,
+    augmentation=Augmentation(flip=True),
+    validation_part=0.1,
+    choose_best=True,
+)
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
@@ -115,18 +127,8 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             epochs=120,
             schedule=WarmUp(5 / 120, 0.1, Drops(0.005, drops=(1 / 4, 1 / 2, 3 / 4))),
         ),
-        "paper-3": Recipe(
-            source="paper 3, sections 3.2, 4.2 and 4.3",
-            epochs=180,
-            batch_size=128,
-            schedule=Cosine(0.1),
-            weight_decay=1e-4,
-            decayed=WEIGHTS_ALONE,
-            gain_rate_divisor=100.0,
-            augmentation=Augmentation(flip=True),
-            validation_part=0.1,
-            choose_best=True,
-        ),
+        "paper-3": _PAPER_3,
+        "paper-3-base": replace(_PAPER_3, source="paper 3, section 4.2: BASE, with c = 1", gain_rate_divisor=1.0),
         "paper-4": Recipe(
             source="paper 4, section 3.2",
             epochs=15,

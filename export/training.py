@@ -167,8 +167,8 @@ class _Run:
     def _set(self, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.integer]) -> _Set:
         place = self.device if images.nbytes <= DEVICE_DATA_BYTES else torch.device("cpu")
         return _Set(
-            images=torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(place),
-            labels=torch.from_numpy(labels.astype(np.int64)).to(place),
+            images=torch.tensor(images).permute(0, 3, 1, 2).to(place),
+            labels=torch.tensor(labels.astype(np.int64)).to(place),
         )
 
     def autocast(self) -> AbstractContextManager[object]:
@@ -243,9 +243,9 @@ class _Run:
         if not bool(torch.isfinite(loss_sum)):
             rate = self.recipe.schedule.rate((epoch * self.steps + step) / (self.recipe.epochs * self.steps))
             raise TrainingDiverged(
-                f"the loss is no longer a number in epoch {epoch + 1}, batch {step + 1} of {self.steps}, at the learning "
-                f"rate {rate:.3g}; try a tenth of the learning rate, a temperature of 30 to 100 for a network without "
-                "batch norm, a recipe with gradient clipping (paper-2-monotone), or --precision float32"
+                f"the loss is no longer a number in epoch {epoch + 1}, batch {step + 1} of {self.steps}, at the "
+                f"learning rate {rate:.3g}; try a tenth of the learning rate, a temperature of 30 to 100 for a network "
+                "without batch norm, a recipe with gradient clipping such as paper-2-monotone, or float32"
             )
 
 

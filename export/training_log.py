@@ -49,7 +49,7 @@ def write_plot(records: Sequence[EpochRecord], path: Path, *, title: str) -> Non
     """
     if find_spec("matplotlib") is None:
         raise MissingDependency("plots are drawn with matplotlib, which is not installed; pip install 'bnhw[plot]'")
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # noqa: PLC0415 - an extra of its own
 
     epochs = [record.epoch for record in records]
     curves = (
