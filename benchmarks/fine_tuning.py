@@ -19,7 +19,7 @@ import torch
 from bnhw.compiler import compile_model
 from bnhw.demo.digits import CHECKPOINT, Digits, load_digits
 from bnhw.dtypes import Array
-from bnhw.export.checkpoints import load_checkpoint
+from bnhw.export.checkpoints import load_wide_resnet
 from bnhw.export.quantise_aware import quantise_aware
 from bnhw.export.to_onnx import to_onnx
 from bnhw.export.train_digits import as_tensor, count_correct, fine_tune
@@ -114,7 +114,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.mnist is None:
-        digits, model = load_digits(), load_checkpoint(CHECKPOINT)
+        digits, model = load_digits(), load_wide_resnet(CHECKPOINT)
     else:
         digits = load_mnist(options.mnist, train_images=options.train_images)
         model = train_mnist(digits, epochs=options.epochs)

@@ -1,8 +1,9 @@
 """Trained networks in files: safetensors, `.pt` read with `weights_only=True`, and the published files.
 
-A checkpoint holds the `WideResNetConfig` as JSON, the tensors of the network under the names of
-`WideResNet.state_dict()`, and free metadata. A safetensors file keeps config and metadata in its header
-(keys "config" and "metadata", both JSON), a `.pt` file in a dictionary {"config", "state_dict", "metadata"}.
+A checkpoint holds the kind of the network (a key of `bnhw.export.networks.NETWORKS`), its configuration as JSON, its
+tensors under the names of `state_dict()`, and free metadata. A safetensors file keeps all but the tensors in its header
+(keys "network", "config" and "metadata", the last two JSON), a `.pt` file is a dictionary {"network", "config",
+"state_dict", "metadata"}. Without "network" it is a wide residual network.
 Weights of 1-bit convolutions are either float32 master weights or int8 signs (-1, +1), which load as
 sign * scale.
 """
@@ -17,13 +18,15 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bnhw.errors import BadInput
 from bnhw.export.containers import MAX_CONTENT_BYTES
-from bnhw.export.layers import BinaryConv2d, bipolar
+from bnhw.export.layers import BinaryConv2d, bipolar, he_standard_deviation
+from bnhw.export.networks import DEFAULT_KIND, NETWORKS, NetworkConfig, build_network, config_of, kind_of
+from bnhw.export.normalisation_layers import WeightNormConv2d
 from bnhw.export.published import load_published
-from bnhw.export.zoo import WideResNet, WideResNetConfig
+from bnhw.export.zoo import WideResNet
 from bnhw.files import write_atomically
 from bnhw.version import producer
 
@@ -37,7 +40,7 @@ _REMEDY = "write checkpoints with bnhw.export.checkpoints.save_checkpoint"
 
 
 def save_checkpoint(
-    model: WideResNet,
+    model: nn.Module,
     path: str | Path,
     *,
     signs_only: bool = False,
@@ -46,9 +49,12 @@ def save_checkpoint(
     """Write `model` to a `.safetensors` or `.pt` file; an existing file is replaced at once or not at all.
 
     `signs_only` stores 1-bit weights as int8 signs, a quarter of the size, enough to run but not to go on
-    training. `metadata` holds JSON values. Raises `BadInput` for another suffix or an unwritable path.
+    training. `metadata` holds JSON values. Raises `BadInput` for another suffix, an unwritable path, or a model whose
+    class is not in `bnhw.export.networks.NETWORKS`.
     """
     path = Path(path)
+    config = config_of(model)
+    kind, fields = kind_of(config), config.to_json()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if signs_only:
         for name in _binary_weight_names(model):
@@ -57,44 +63,55 @@ def save_checkpoint(
     if path.suffix in _SAFETENSORS:
         header = {
             "format_version": str(FORMAT_VERSION),
-            "config": json.dumps(model.config.to_json()),
+            "network": kind,
+            "config": json.dumps(fields),
             "metadata": json.dumps(notes),
         }
         write_atomically(path, safetensors.torch.save(tensors, header))
     elif path.suffix in _TORCH:
         content = io.BytesIO()
-        torch.save({"config": model.config.to_json(), "state_dict": tensors, "metadata": notes}, content)
+        torch.save({"network": kind, "config": fields, "state_dict": tensors, "metadata": notes}, content)
         write_atomically(path, content.getvalue())
     else:
         raise BadInput(f"{path}: unknown suffix {path.suffix!r}; expected .safetensors or .pt")
 
 
-def load_checkpoint(path: str | Path) -> WideResNet:
+def load_checkpoint(path: str | Path) -> nn.Module:
     """Read a network, in eval mode on the CPU, from `.safetensors`, `.pt`, `.pth`, `.mat` or `.npz`.
 
-    The last two are the published files (`bnhw.export.published`). Raises `BadInput` that lists every
-    missing, unexpected or ill-formed tensor; a `.pt` file with anything but tensors and plain values is
-    refused, and nothing in it is run.
+    The last two are the published files (`bnhw.export.published`). The configuration is `networks.config_of(network)`.
+    Raises `BadInput` that lists every missing, unexpected or ill-formed tensor; a `.pt` file with anything but tensors
+    and plain values is refused, and nothing in it is run.
     """
     path = Path(path)
     if path.suffix in _PUBLISHED:
         return load_published(path)
-    config_json, tensors, _ = _read(path)
+    kind, config_json, tensors, _ = _read(path)
+    if kind not in NETWORKS:
+        raise BadInput(f"{path}: holds a network of kind {kind!r}, expected one of {', '.join(NETWORKS)}; {_REMEDY}")
     try:
-        config = WideResNetConfig.from_json(config_json)
+        config = NETWORKS[kind][0].from_json(config_json)
     except BadInput as error:
         raise BadInput(f"{path}: {error}; {_REMEDY}") from error
     return _fill(path, config, tensors)
 
 
+def load_wide_resnet(path: str | Path) -> WideResNet:
+    """`load_checkpoint` where a wide residual network is needed; raises `BadInput` for another kind."""
+    network = load_checkpoint(path)
+    if not isinstance(network, WideResNet):
+        raise BadInput(f"{path}: holds a {type(network).__name__}, expected a wide residual network")
+    return network
+
+
 def read_metadata(path: str | Path) -> dict[str, Any]:
     """The metadata of a `.safetensors` or `.pt` checkpoint, with the key "producer". Raises `BadInput`."""
-    return _read(Path(path))[2]
+    return _read(Path(path))[3]
 
 
-def _fill(path: Path, config: WideResNetConfig, tensors: dict[str, Tensor]) -> WideResNet:
+def _fill(path: Path, config: NetworkConfig, tensors: dict[str, Tensor]) -> nn.Module:
     with torch.device("meta"):
-        skeleton = WideResNet(config)
+        skeleton = build_network(config)
     problems = _tensor_problems(skeleton, tensors)
     if problems:
         hidden = len(problems) - MAX_LISTED_PROBLEMS
@@ -102,16 +119,16 @@ def _fill(path: Path, config: WideResNetConfig, tensors: dict[str, Tensor]) -> W
         listing += f"\n  - and {hidden} more" if hidden > 0 else ""
         raise BadInput(f"{path}: the tensors do not fit the network of the file's configuration ({_REMEDY}):{listing}")
     with torch.random.fork_rng(devices=[]):  # the initial weights are replaced; leave the caller's numbers be
-        model = WideResNet(config)
+        model = build_network(config)
     for name in _binary_weight_names(model):
         if tensors[name].dtype == torch.int8:
-            scale = tensors[name.removesuffix("weight") + "scale"]
+            scale = tensors.get(name.removesuffix("weight") + "scale", he_standard_deviation(tensors[name].shape))
             tensors[name] = tensors[name].to(torch.float32) * scale
     model.load_state_dict(tensors)
     return model.eval()
 
 
-def _tensor_problems(skeleton: WideResNet, tensors: Mapping[str, Tensor]) -> list[str]:
+def _tensor_problems(skeleton: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
     """Every reason why `tensors` are not a state dictionary of `skeleton`."""
     expected = skeleton.state_dict()
     binary = set(_binary_weight_names(skeleton))
@@ -133,19 +150,23 @@ def _tensor_problems(skeleton: WideResNet, tensors: Mapping[str, Tensor]) -> lis
     return problems
 
 
-def _binary_weight_names(model: WideResNet) -> list[str]:
-    return [f"{name}.weight" for name, module in model.named_modules() if isinstance(module, BinaryConv2d)]
+def _binary_weight_names(model: nn.Module) -> list[str]:
+    return [f"{name}.weight" for name, module in model.named_modules() if _has_binary_weights(module)]
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]]:
-    """Configuration, tensors and metadata; only their outer types are checked."""
+def _has_binary_weights(module: nn.Module) -> bool:
+    return isinstance(module, BinaryConv2d) or (isinstance(module, WeightNormConv2d) and module.binary)
+
+
+def _read(path: Path) -> tuple[str, dict[str, Any], dict[str, Tensor], dict[str, Any]]:
+    """Kind of network, configuration, tensors and metadata; only their outer types are checked."""
     if path.suffix not in _SAFETENSORS + _TORCH:
         raise BadInput(
             f"{path}: unknown suffix {path.suffix!r}; expected one of {', '.join(_SAFETENSORS + _TORCH + _PUBLISHED)}"
         )
     if not path.is_file():
         raise BadInput(f"{path}: no such file; check the path")
-    config, tensors, metadata = _read_safetensors(path) if path.suffix in _SAFETENSORS else _read_torch(path)
+    kind, config, tensors, metadata = _read_safetensors(path) if path.suffix in _SAFETENSORS else _read_torch(path)
     problems = [
         f"{name} is a {type(value).__name__}, expected a dictionary"
         for name, value in (("config", config), ("state_dict", tensors), ("metadata", metadata))
@@ -157,12 +178,14 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]
             for key, value in tensors.items()
             if not isinstance(value, Tensor)
         ]
+    if not isinstance(kind, str):
+        problems.append(f"network is a {type(kind).__name__}, expected a string")
     if problems:
         raise BadInput(f"{path}: not a bnhw checkpoint: {'; '.join(problems)}; {_REMEDY}")
-    return config, dict(tensors), metadata
+    return kind, config, dict(tensors), metadata
 
 
-def _read_safetensors(path: Path) -> tuple[Any, Any, Any]:
+def _read_safetensors(path: Path) -> tuple[Any, Any, Any, Any]:
     try:
         # safetensors checks its header against the length of the file before it allocates.
         with safetensors.safe_open(path, framework="pt") as file:
@@ -170,14 +193,15 @@ def _read_safetensors(path: Path) -> tuple[Any, Any, Any]:
             if "config" not in header:
                 raise BadInput(f"{path}: has no network configuration in its header; {_REMEDY}")
             config, metadata = json.loads(header["config"]), json.loads(header.get("metadata", "{}"))
-            return config, {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+            kind = header.get("network", DEFAULT_KIND)
+            return kind, config, {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
     except (safetensors.SafetensorError, OSError) as error:
         raise BadInput(f"{path}: damaged or not a safetensors file ({error}); fetch it again") from error
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{path}: the header's configuration is not JSON ({error}); {_REMEDY}") from error
 
 
-def _read_torch(path: Path) -> tuple[Any, Any, Any]:
+def _read_torch(path: Path) -> tuple[Any, Any, Any, Any]:
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -195,4 +219,5 @@ def _read_torch(path: Path) -> tuple[Any, Any, Any]:
     if not isinstance(content, dict) or not {"config", "state_dict"} <= content.keys():
         found = sorted(map(str, content))[:8] if isinstance(content, dict) else type(content).__name__
         raise BadInput(f"{path}: holds {found}, expected a dictionary with 'config' and 'state_dict'; {_REMEDY}")
-    return content["config"], content["state_dict"], content.get("metadata", {})
+    kind = content.get("network", DEFAULT_KIND)
+    return kind, content["config"], content["state_dict"], content.get("metadata", {})

@@ -161,7 +161,8 @@ class InstanceScaledBatchNorm2d(nn.BatchNorm2d):
             deviation = torch.sqrt(self.running_var + self.eps)
             slope, intercept = slope / deviation, intercept - slope * self.running_mean / deviation
         norm = plain_batch_norm(self, self.gain, torch.zeros_like(self.shift))
-        return MaterialisedInstanceScale(norm, slope=slope, intercept=intercept, shift=self.shift)
+        layer = MaterialisedInstanceScale(norm, slope=slope, intercept=intercept, shift=self.shift)
+        return layer.train(self.training)
 
 
 class MaterialisedInstanceScale(nn.Module):

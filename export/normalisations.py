@@ -5,7 +5,6 @@ function, a convolution, dropout, or nothing. The layers, with the papers' equat
 `bnhw.export.normalisation_layers`.
 """
 
-import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -15,6 +14,7 @@ from typing import Any, Literal, get_args
 from torch import nn
 
 from bnhw.errors import BadInput
+from bnhw.export.config_rules import TINY, are_numbers, from_json_values, is_number, to_json_values
 from bnhw.export.layers import BinaryConv2d, Conv2d, InputNormalisation, Padding, ShiftedReLU, Temperature
 from bnhw.export.normalisation_layers import (
     AffineLayer,
@@ -39,8 +39,6 @@ REDUCED_GAIN_RATE_DIVISOR = 100.0
 
 RBN_SIGMOID_SHIFT, IEBN_SIGMOID_SHIFT = 1.0, -1.0
 """Initial w_b of paper 3, equation 29."""
-
-_TINY = 2.0**-126  # the smallest normal float32
 
 
 class Normalisation(StrEnum):
@@ -88,6 +86,16 @@ TEMPERED_KINDS = frozenset({Normalisation.SHIFTED_RELU, Normalisation.ELU, Norma
 
 SCALED_KINDS = frozenset({Normalisation.SCALED, Normalisation.SCALED_A1, Normalisation.SCALED_A2})
 """They have an initial gain, and a learning rate of gains divided by `REDUCED_GAIN_RATE_DIVISOR`."""
+
+BATCH_NORM_KINDS = SCALED_KINDS | {
+    Normalisation.BATCH_NORM,
+    Normalisation.BATCH_NORM_MINUS,
+    Normalisation.RBN,
+    Normalisation.RBN_MINUS,
+    Normalisation.IEBN,
+    Normalisation.IEBN_MINUS,
+}
+"""They have a batch norm at every place."""
 
 
 class Position(Enum):
@@ -137,18 +145,13 @@ class NormalisationConfig:
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values; tuples become lists, `kind` its string."""
-        values = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
-        return values | {"kind": self.kind.value}
+        return to_json_values(asdict(self))
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "NormalisationConfig":
         """Inverse of `to_json`; only "kind" must be there. Raises `BadInput` that lists every problem."""
         known = {field.name for field in fields(cls)}
-        problems = [f"unknown field {key!r}" for key in values if key not in known]
-        problems += [] if "kind" in values else ["field 'kind' is missing"]
-        if problems:
-            raise BadInput("normalisation: " + "; ".join(problems))
-        arguments: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        arguments = from_json_values(values, known=known, optional=known - {"kind"}, what="normalisation")
         if values["kind"] in list(Normalisation):
             arguments["kind"] = Normalisation(values["kind"])
         return cls(**arguments)
@@ -163,17 +166,17 @@ def _config_problems(config: NormalisationConfig) -> list[str]:
         ("kind", isinstance(config.kind, Normalisation), f"one of {', '.join(Normalisation)}"),
         (
             "gain",
-            _is_number(config.gain, least=_TINY, most=1.0) and (scaled or config.gain == 1),
+            is_number(config.gain, least=TINY, most=1.0) and (scaled or config.gain == 1),
             "a number in (0, 1]" if scaled else f"1, since only {', '.join(sorted(SCALED_KINDS))} have an initial gain",
         ),
-        ("epsilon", _is_number(config.epsilon, least=0.0), "a number from 0"),
-        ("temperature", _is_number(config.temperature, least=_TINY), "a number above 0"),
-        ("dropout", _is_number(config.dropout, least=0.0, most=1 - 2.0**-24), "a number from 0, below 1"),
+        ("epsilon", is_number(config.epsilon, least=0.0), "a number from 0"),
+        ("temperature", is_number(config.temperature, least=TINY), "a number above 0"),
+        ("dropout", is_number(config.dropout, least=0.0, most=1 - 2.0**-24), "a number from 0, below 1"),
         ("input", config.input in get_args(InputKind), f"one of {', '.join(get_args(InputKind))}"),
-        ("input_mean", _are_numbers(means) and bool(means) == offline, _colours_wish(offline)),
+        ("input_mean", are_numbers(means) and bool(means) == offline, _colours_wish(offline)),
         (
             "input_std",
-            _are_numbers(deviations, least=_TINY) and len(deviations) == len(means),
+            are_numbers(deviations, least=TINY) and len(deviations) == len(means),
             "as many numbers above 0 as input_mean has",
         ),
     )
@@ -182,14 +185,6 @@ def _config_problems(config: NormalisationConfig) -> list[str]:
 
 def _colours_wish(offline: bool) -> str:
     return "one number for each colour" if offline else "nothing, since only input 'offline' uses it"
-
-
-def _is_number(value: object, *, least: float = -math.inf, most: float = math.inf) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and least <= value <= most  # type: ignore[arg-type,operator]  # int or float
-
-
-def _are_numbers(values: object, *, least: float = -math.inf) -> bool:
-    return isinstance(values, tuple) and all(_is_number(value, least=least) for value in values)
 
 
 def make_normalisation(

@@ -1,10 +1,10 @@
 """Networks with quantised activations, made from trained ones, to be fine-tuned and then compiled without loss.
 
-    from bnhw.export.checkpoints import load_checkpoint
+    from bnhw.export.checkpoints import load_wide_resnet
     from bnhw.export.quantise_aware import quantise_aware
     from bnhw.export.train_digits import as_tensor, fine_tune
 
-    network = quantise_aware(load_checkpoint("net.safetensors"), as_tensor(images[:500]), bits=3)
+    network = quantise_aware(load_wide_resnet("net.safetensors"), as_tensor(images[:500]), bits=3)
     network = fine_tune(network, images, labels, epochs=10, seed=0)
 
 `save_checkpoint` and `to_onnx` take the result like any other network. `bnhw compile --requantise shift` then gives
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from bnhw.errors import BadInput
+from bnhw.export.normalisations import TEMPERED_KINDS
 from bnhw.export.quantisers import QuantisedActivation, calibrate_quantisers
 from bnhw.export.zoo import ResidualUnit, WideResNet
 
@@ -41,7 +42,7 @@ def quantise_aware(
     stay. bits: of the codes that convolutions read, 2 to 8; input_bits: of the normalised image; residual_bits: of
     pooled shortcuts. power_of_two: weight scales become powers of two and pooling divides by 8, without which the
     codes of the integer program are not exactly those of the network.
-    The temperature of a shifted-ReLU network falls, where few codes leave the logits too small to learn from, to the
+    The temperature of a network that has one falls, where few codes leave the logits too small to learn from, to the
     power of two that gives them unit deviation. Raises `BadInput` for widths out of range, and where the residual
     stream is 0 or not finite.
     """
@@ -56,7 +57,7 @@ def quantise_aware(
     result.eval()
     calibrate_quantisers(result, images)
     _share_residual_scale(result, images)
-    if config.normalisation == "shifted_relu":
+    if config.normalisation in TEMPERED_KINDS:
         result = _with_temperature(result, min(config.temperature, _fitted_temperature(result, images)))
     return result.eval()
 

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from bnhw.demo.digits import CHECKPOINT, ONNX, Digits, load_digits
 from bnhw.errors import BadInput, BnhwError
-from bnhw.export.checkpoints import load_checkpoint, save_checkpoint
+from bnhw.export.checkpoints import load_wide_resnet, save_checkpoint
 from bnhw.export.to_onnx import to_onnx
 from bnhw.export.zoo import WideResNet, WideResNetConfig
 
@@ -153,7 +153,7 @@ def write_demo(model: WideResNet, digits: Digits, folder: Path, *, epochs: int, 
         "test_correct": count_correct(model, digits.test_images, digits.test_labels),
     }
     save_checkpoint(model, checkpoint, signs_only=True, metadata=metadata)
-    written = load_checkpoint(checkpoint)
+    written = load_wide_resnet(checkpoint)
     to_onnx(written, folder / ONNX.name, input_shape=written.config.input_shape)
     return metadata
 

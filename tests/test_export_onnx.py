@@ -23,7 +23,7 @@ from torch import Tensor, nn  # noqa: E402 - after the skip
 from bnhw.demo import digits as demo  # noqa: E402
 from bnhw.errors import BadInput, MissingDependency  # noqa: E402
 from bnhw.export import train_digits  # noqa: E402
-from bnhw.export.checkpoints import load_checkpoint, read_metadata  # noqa: E402
+from bnhw.export.checkpoints import load_wide_resnet, read_metadata  # noqa: E402
 from bnhw.export.layers import BinaryConv2d  # noqa: E402
 from bnhw.export.to_onnx import IR_VERSION, OPSET_VERSION, to_onnx  # noqa: E402
 from bnhw.export.zoo import WideResNet, WideResNetConfig  # noqa: E402
@@ -272,7 +272,7 @@ def test_an_unwritable_path_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def shipped() -> WideResNet:
-    return load_checkpoint(demo.CHECKPOINT)
+    return load_wide_resnet(demo.CHECKPOINT)
 
 
 @pytest.fixture(scope="module")

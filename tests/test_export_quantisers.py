@@ -15,7 +15,7 @@ from torch import Tensor, nn  # noqa: E402 - after the skip
 
 from bnhw.dtypes import Array, IntegerType, Quantisation  # noqa: E402 - after the skip
 from bnhw.errors import BadInput  # noqa: E402
-from bnhw.export.checkpoints import load_checkpoint, save_checkpoint  # noqa: E402
+from bnhw.export.checkpoints import load_wide_resnet, save_checkpoint  # noqa: E402
 from bnhw.export.layers import AveragePool3x3, BinaryConv2d, he_standard_deviation  # noqa: E402
 from bnhw.export.quantise_aware import quantise_aware  # noqa: E402
 from bnhw.export.quantisers import QuantisedActivation, calibrate_quantisers  # noqa: E402
@@ -161,7 +161,7 @@ def test_a_quantised_network_comes_back_from_its_checkpoint_bit_for_bit(name: st
     aware = quantise_aware(network(CONFIGS[name]), images(), bits=3, input_bits=6, residual_bits=12)
     for signs_only in (False, True):
         save_checkpoint(aware, tmp_path / "net.safetensors", signs_only=signs_only)
-        loaded = load_checkpoint(tmp_path / "net.safetensors")
+        loaded = load_wide_resnet(tmp_path / "net.safetensors")
         assert loaded.config == aware.config
         assert (loaded.config.act_bits, loaded.config.input_bits, loaded.config.residual_bits) == (3, 6, 12)
         assert torch.equal(loaded(images()), aware(images()))

@@ -25,7 +25,7 @@ from published_files import (  # noqa: E402 - after the skips
 from torch import Tensor  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
-from bnhw.export.checkpoints import load_checkpoint  # noqa: E402
+from bnhw.export.checkpoints import load_wide_resnet  # noqa: E402
 from bnhw.export.layers import BinaryConv2d  # noqa: E402
 from bnhw.export.published import load_published  # noqa: E402
 from bnhw.export.to_onnx import to_onnx  # noqa: E402
@@ -39,7 +39,7 @@ _loaded: dict[Path, WideResNet] = {}
 
 def load_once(path: Path) -> WideResNet:
     if path not in _loaded:
-        _loaded[path] = load_checkpoint(path)
+        _loaded[path] = load_wide_resnet(path)
     return _loaded[path]
 
 
@@ -99,7 +99,7 @@ def test_the_configuration_is_that_of_the_oracle(path: Path) -> None:
 @needs_data
 @published
 def test_the_npz_file_loads_as_the_same_network(path: Path) -> None:
-    from_mat, from_npz = load_once(path), load_checkpoint(ORACLES[path])
+    from_mat, from_npz = load_once(path), load_wide_resnet(ORACLES[path])
     assert from_npz.config.batch_norm_epsilon == pytest.approx(from_mat.config.batch_norm_epsilon, rel=1e-6)
     for name, tensor in from_mat.state_dict().items():
         assert torch.equal(from_npz.state_dict()[name], tensor), name

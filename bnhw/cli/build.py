@@ -43,13 +43,15 @@ def export(
 ) -> None:
     """Turn a trained checkpoint into ONNX. Needs the extra `torch`."""
     from bnhw.export.checkpoints import load_checkpoint
+    from bnhw.export.networks import config_of
     from bnhw.export.to_onnx import to_onnx
 
     if output.suffix != ".onnx":
         raise BadInput(f"{output}: a model has the ending .onnx")
     network = load_checkpoint(checkpoint)
-    to_onnx(network, output, input_shape=network.config.input_shape)
-    say(f"wrote {output}: {network.config.weight_count:,} weights, {output.stat().st_size:,} bytes")
+    config = config_of(network)
+    to_onnx(network, output, input_shape=config.input_shape)
+    say(f"wrote {output}: {config.weight_count:,} weights, {output.stat().st_size:,} bytes")
 
 
 def check(

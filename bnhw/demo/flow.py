@@ -85,11 +85,11 @@ def _export(folder: Path, say: Callable[[str], None]) -> Path:
         say("export: torch is not installed, so the shipped ONNX file is taken (pip install 'bnhw[torch]' exports it)")
         write_atomically(model, ONNX.read_bytes())
         return model
-    from bnhw.export.checkpoints import load_checkpoint  # noqa: PLC0415  (needs torch)
+    from bnhw.export.checkpoints import load_wide_resnet  # noqa: PLC0415  (needs torch)
     from bnhw.export.to_onnx import to_onnx  # noqa: PLC0415
 
     say(f"export: {CHECKPOINT.name} -> {model}")
-    network = load_checkpoint(CHECKPOINT)
+    network = load_wide_resnet(CHECKPOINT)
     to_onnx(network, model, input_shape=network.config.input_shape)
     return model
 
