@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +25,7 @@ from bnhw.export.schedules import clip_gradients
 from bnhw.export.training_log import EpochRecord
 from bnhw.export.training_state import Tensors, load_state, save_state
 
-Precision = Literal["auto", "float32", "bfloat16"]
+PRECISIONS = ("auto", "float32", "bfloat16")
 TEST_BATCH = 500
 LOSS_CHECK_STEPS = 20
 """A loss on CUDA is only looked at every so many batches: looking waits for the device."""
@@ -89,14 +88,14 @@ def train(
     input_size: tuple[int, int] | None = None,
     state: Path | None = None,
     device: str | None = None,
-    precision: Precision = "auto",
+    precision: str = "auto",
     progress: Callable[[int], object] = lambda done: None,
     on_epoch: Callable[[tuple[EpochRecord, ...]], object] = lambda records: None,
 ) -> TrainingOutcome:
     """Train `model` in place; it ends in eval mode on its old device.
 
     seed: of everything random but the initial weights, which are the caller's.
-    input_size: height and width that the network takes; by default those of the images.
+    input_size: height and width that the network takes; by default those of its configuration, or of the images.
     state: file to continue from if it exists, written after every epoch; the caller removes it in the end.
     device: "cuda" or "cpu"; by default CUDA where there is a device.
     precision: convolutions in "bfloat16" or "float32"; "auto" is bfloat16 on CUDA alone. Weights, gradients of weights
@@ -106,7 +105,7 @@ def train(
 
     Raises `BadInput` where data, model and options do not fit, `TrainingDiverged` where the loss is no number.
     """
-    run = _Run(model, recipe, data, seed, input_size or data.train_images.shape[1:3], device, precision)
+    run = _Run(model, recipe, data, seed, input_size or _input_size(model, data), device, precision)
     settings = {"recipe": repr(recipe), "seed": str(seed), "precision": run.precision, "network": _describe(model)}
     best: Tensors | None = None
     records: list[EpochRecord] = []
@@ -148,7 +147,7 @@ class _Run:
         seed: int,
         input_size: tuple[int, int],
         device: str | None,
-        precision: Precision,
+        precision: str,
     ) -> None:
         self.model, self.recipe, self.seed, self.input_size = model, recipe, seed, input_size
         self.device = _find_device(device)
@@ -276,6 +275,22 @@ def _chosen(recipe: Recipe, records: list[EpochRecord]) -> int:
     return max(records, key=lambda record: (record.validation_accuracy or 0, -record.epoch)).epoch
 
 
+def _input_size(model: nn.Module, data: TrainingData) -> tuple[int, int]:
+    """Height and width; checks channels and classes where the network has a configuration."""
+    height, width, channels = data.train_images.shape[1:]
+    config = getattr(model, "config", None)
+    if config is None:
+        return height, width
+    if config.input_shape[0] != channels:
+        raise BadInput(f"images have {channels} channels, the network takes {config.input_shape[0]}; build it for them")
+    most = max(int(data.train_labels.max()), int(data.test_labels.max()))
+    if most >= config.classes:
+        raise BadInput(
+            f"labels go up to {most}, the network has the classes 0 to {config.classes - 1}; build it for them"
+        )
+    return config.input_shape[1], config.input_shape[2]
+
+
 def _describe(model: nn.Module) -> str:
     config = getattr(model, "config", None)
     return repr(config) if config is not None else type(model).__name__
@@ -290,9 +305,9 @@ def _find_device(device: str | None) -> torch.device:
     return torch.device(device or ("cuda" if available else "cpu"))
 
 
-def _find_precision(precision: Precision, device: torch.device) -> str:
-    if precision not in get_args(Precision):
-        raise BadInput(f"precision {precision!r} is unknown; choose one of {', '.join(get_args(Precision))}")
+def _find_precision(precision: str, device: torch.device) -> str:
+    if precision not in PRECISIONS:
+        raise BadInput(f"precision {precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
     if precision == "auto":
         return "bfloat16" if device.type == "cuda" else "float32"
     return precision
