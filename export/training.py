@@ -219,8 +219,8 @@ class _Run:
             train_accuracy=float(correct) / len(self.train.labels),
             test_loss=test.loss,
             test_accuracy=test.accuracy,
-            validation_loss=validation and validation.loss,
-            validation_accuracy=validation and validation.accuracy,
+            validation_loss=validation.loss if validation else None,
+            validation_accuracy=validation.accuracy if validation else None,
             seconds=time.perf_counter() - start,
         )
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch", reason="bnhw.export needs torch")
 
-from torch import Tensor  # noqa: E402
+from torch import Generator, Tensor  # noqa: E402
 
 from bnhw.errors import BadInput  # noqa: E402
 from bnhw.export.augmentation import Augmentation, Changes, apply_changes, augment, centre_crop, draw_changes  # noqa: E402
@@ -21,14 +21,14 @@ augmentations = st.builds(
 )
 
 
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def generator(seed: int) -> Generator:
+    return Generator().manual_seed(seed)
 
 
 def changed_slowly(image: Tensor, changes: Changes, index: int, cutout: int, size: tuple[int, int]) -> Tensor:
     """One image (C, H, W), with lists and loops; what is not in the image is 0."""
     pixels = image.flip(2) if changes.flipped[index] else image
-    result = torch.zeros((image.shape[0], *size), dtype=image.dtype)
+    result: Tensor = torch.zeros((image.shape[0], *size), dtype=image.dtype)
     for row in range(size[0]):
         for column in range(size[1]):
             y, x = row + int(changes.top[index]), column + int(changes.left[index])

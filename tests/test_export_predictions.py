@@ -91,18 +91,20 @@ def test_a_score_of_nothing_is_refused() -> None:
 def test_batch_norm_statistics_are_the_means_over_the_batches() -> None:
     torch.manual_seed(0)
     batches = [torch.randn(6, 3, 2, 2) * 5 + k for k in range(4)]
-    model = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(0.5), MeanOnlyBatchNorm2d(3))
-    model[0].running_mean.fill_(99.0)
+    norm, dropout, mean_only = nn.BatchNorm2d(3), nn.Dropout(0.5), MeanOnlyBatchNorm2d(3)
+    model = nn.Sequential(norm, dropout, mean_only)
+    assert norm.running_mean is not None and norm.running_var is not None
+    norm.running_mean.fill_(99.0)
     reestimate_batch_norm(model.train(), batches)
     means = torch.stack([batch.mean((0, 2, 3)) for batch in batches]).mean(0)
     variances = torch.stack([batch.var((0, 2, 3)) for batch in batches]).mean(0)
-    assert torch.allclose(model[0].running_mean, means, atol=1e-5)
-    assert torch.allclose(model[0].running_var, variances, atol=1e-4)
-    assert torch.allclose(model[2].running_mean, torch.zeros(3), atol=1e-5)  # dropout is turned off
+    assert torch.allclose(norm.running_mean, means, atol=1e-5)
+    assert torch.allclose(norm.running_var, variances, atol=1e-4)
+    assert torch.allclose(mean_only.running_mean, torch.zeros(3), atol=1e-5)  # dropout is turned off
     assert model.training
-    assert model[1].training
-    assert (model[0].momentum, model[2].momentum) == (0.1, 0.1)
+    assert dropout.training
+    assert (norm.momentum, mean_only.momentum) == (0.1, 0.1)
 
 
 def test_a_network_without_statistics_is_left_alone() -> None:
-    reestimate_batch_norm(nn.Conv2d(1, 1, 1), iter([object()]))  # type: ignore[list-item]  # never looked at
+    reestimate_batch_norm(nn.Conv2d(1, 1, 1), iter([object()]))  # type: ignore[arg-type]  # never looked at

@@ -16,9 +16,9 @@ from torch import Tensor, nn  # noqa: E402
 
 from bnhw.errors import BadInput, TrainingDiverged  # noqa: E402
 from bnhw.export.augmentation import Augmentation  # noqa: E402
+from bnhw.export.normalisation_layers import STATISTICS_LAYERS  # noqa: E402
 from bnhw.export.normalisations import ParameterRole, roles_of_parameters  # noqa: E402
 from bnhw.export.optimisers import build_optimiser, set_rate  # noqa: E402
-from bnhw.export.predictions import STATISTICS_LAYERS  # noqa: E402
 from bnhw.export.recipes import RECIPES, Recipe  # noqa: E402
 from bnhw.export.schedules import Constant, ConstantClipping, Cosine  # noqa: E402
 from bnhw.export.training import TrainingData, TrainingOutcome, count_steps, train  # noqa: E402
@@ -146,12 +146,8 @@ def test_batch_norm_statistics_are_set_after_the_last_epoch() -> None:
     plain, renewed = network(), network()
     train(plain, replace(recipe, reestimate_batch_norm=False), DATA, seed=0)
     train(renewed, recipe, DATA, seed=0)
-    names = [
-        f"{i}.{s}"
-        for i, m in enumerate(plain)
-        if isinstance(m, STATISTICS_LAYERS)
-        for s in ("running_mean", "running_var")
-    ]  # type: ignore[arg-type]  # a Sequential
+    layers = [name for name, module in plain.named_modules() if isinstance(module, STATISTICS_LAYERS)]
+    names = [f"{layer}.{statistic}" for layer in layers for statistic in ("running_mean", "running_var")]
     left, right = tensors(plain), tensors(renewed)
     assert all(torch.equal(left[n], right[n]) for n in left if n not in names and "tracked" not in n)
     assert all(not torch.equal(left[name], right[name]) for name in names)
