@@ -1,6 +1,7 @@
 """The table of recipes: the numbers of the papers, spelled out once more."""
 
 import hashlib
+from pathlib import Path
 
 import pytest
 
@@ -79,3 +80,17 @@ def test_impossible_recipes_are_refused_with_every_reason() -> None:
         BadInput, match=r"recipe: epochs is 0, expected at least 1; .*momentum is 1.0.*; choose_best is True"
     ):
         Recipe(source="", epochs=0, batch_size=1, schedule=Constant(1.0), momentum=1.0, choose_best=True)
+
+
+def test_the_table_of_the_documentation_has_every_recipe_and_its_numbers() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "training.md").read_text()
+    lines = text.split("<!-- recipe table -->\n")[1].split("\n\n")[0].splitlines()[2:]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert [row[0].strip("`") for row in rows] == list(RECIPES)
+    for name, optimiser, rate, epochs, batch, decay, _ in rows:
+        recipe = RECIPES[name.strip("`")]
+        assert optimiser == {"sgd": f"SGD {recipe.momentum}", "adam": "Adam"}[recipe.optimiser]
+        assert f"{recipe.schedule.peak:g}" in rate
+        assert (int(epochs), int(batch)) == (recipe.epochs, recipe.batch_size)
+        assert float(decay.split(",")[0]) == recipe.weight_decay
+        assert ("weights alone" in decay) == (recipe.decayed == (ParameterRole.WEIGHT,))
