@@ -41,7 +41,8 @@ def quantise_aware(
     images: float32 (N, C, H, W), raw pixels 0 to 255; the scales of the quantisers are fitted to them, in order, and
     stay. bits: of the codes that convolutions read, 2 to 8; input_bits: of the normalised image; residual_bits: of
     pooled shortcuts. power_of_two: weight scales become powers of two and pooling divides by 8, without which the
-    codes of the integer program are not exactly those of the network.
+    codes of the integer program are not exactly those of the network. Weight-normalised convolutions keep their learned
+    scales and biases, so that their programs are close, not exact.
     The temperature of a network that has one falls, where few codes leave the logits too small to learn from, to the
     power of two that gives them unit deviation. Raises `BadInput` for widths out of range, and where the residual
     stream is 0 or not finite.

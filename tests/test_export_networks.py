@@ -17,6 +17,7 @@ import safetensors  # noqa: E402 - after the skip
 import safetensors.torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
+from bnhw.cli.build import export  # noqa: E402
 from bnhw.errors import BadInput  # noqa: E402
 from bnhw.export.checkpoints import load_checkpoint, load_wide_resnet, save_checkpoint  # noqa: E402
 from bnhw.export.layers import Conv2d, InputNormalisation, ShiftedReLU, Temperature  # noqa: E402
@@ -192,6 +193,15 @@ def both_logits(network: WideResNet) -> tuple[Any, Any]:
 def test_the_imagenet_form_exports_what_it_computes() -> None:
     network = trained(SMALL_IMAGENET)
     np.testing.assert_allclose(*both_logits(network), rtol=1e-3, atol=1e-4)
+
+
+def test_the_command_line_exports_any_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network = trained(SMALL_IMAGENET)
+    save_checkpoint(network, tmp_path / "net.safetensors")
+    export(tmp_path / "net.safetensors", tmp_path / "net.onnx")
+    written = onnx.load(tmp_path / "net.onnx").SerializeToString()
+    assert written == to_onnx(network, input_shape=network.config.input_shape).SerializeToString()
+    assert f"{network.config.weight_count:,} weights" in capsys.readouterr().err
 
 
 def nodes_of(network: WideResNet) -> list[onnx.NodeProto]:
