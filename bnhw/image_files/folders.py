@@ -33,7 +33,8 @@ MAX_PICTURES = 4_000_000
 def read_picture_folder(folder: Path, split: Split) -> StoredImages | None:
     """The pictures of a folder; of one with the sub-folders of `SPLIT_FOLDERS`, those of `split`.
 
-    Classes are the names of sub-folders, sorted; labels count them. Pictures come class by class in turn, each class
+    Classes are the names of sub-folders, sorted, and labels count them; where all names are numbers, these are the
+    labels. Pictures come class by class in turn, each class
     sorted by name: the first of every class, the second of every class, and so on, so that the first pictures show
     all classes. None where the folder holds no picture. Raises BadInput for links that lead out of the folder, other
     files, pictures beside sub-folders, sub-folders in sub-folders, and classes without a picture.
@@ -70,12 +71,27 @@ def _read_classes(folder: Path, root: Path) -> StoredImages | None:
         raise BadInput(f"{empty}: holds no PNG or JPEG picture; every sub-folder is a class, remove this one")
     if len(groups) > MAX_CLASSES:
         raise BadInput(f"{folder}: {len(groups)} sub-folders, at most {MAX_CLASSES} classes are read")
-    order = [(item, label) for row in zip_longest(*groups) for label, item in enumerate(row) if item is not None]
+    labels, classes = _labels(folder, [entry.name for entry in folders])
+    turns = (zip(row, labels, strict=True) for row in zip_longest(*groups))
+    order = [(item, label) for turn in turns for item, label in turn if item is not None]
     return StoredImages(
         pixels=Pictures(origin=str(folder), items=[item for item, _ in order]),
         labels=np.array([label for _, label in order], np.int64),
-        classes=tuple(entry.name for entry in folders),
+        classes=classes,
     )
+
+
+def _labels(folder: Path, names: Sequence[str]) -> tuple[Sequence[int], tuple[str, ...]]:
+    """The label of each sub-folder, and the names of all classes."""
+    if not all(name.isascii() and name.isdecimal() for name in names):
+        return range(len(names)), tuple(names)
+    longest = max(names, key=len)
+    if len(longest) > len(str(MAX_CLASSES)):
+        raise BadInput(f"{folder / longest}: as a label it is too large; labels are smaller than {MAX_CLASSES}")
+    labels = [int(name) for name in names]
+    if max(labels) >= MAX_CLASSES or len(set(labels)) < len(labels):
+        raise BadInput(f"{folder}: sub-folders {', '.join(names[:20])} are no labels; each once, below {MAX_CLASSES}")
+    return labels, tuple(map(str, range(max(labels) + 1)))
 
 
 def _class_pictures(folder: Path, root: Path) -> Sequence[Picture]:

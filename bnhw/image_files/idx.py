@@ -56,7 +56,7 @@ def _values(path: Path, data: bytes, *, axes: int) -> Array:
     start = _unzip(path, data, _LARGEST_HEADER) if is_gzip(data) else data[:_LARGEST_HEADER]
     header = _header(start)
     if header is None:
-        advice = "; unpack an archive first (tar -xzf)" if is_gzip(data) else ""
+        advice = "; unpack an archive first (tar -xzf)" if start[:2] != bytes(2) else ""
         raise BadInput(f"{path}: begins with {start[:4].hex(' ')}; an IDX file of uint8 is expected{advice}")
     if len(header.shape) != axes:
         raise BadInput(f"{path}: its header says {header.shape}; images have the axes (N, H, W), labels (N,)")

@@ -198,6 +198,11 @@ def _tuple(size: int) -> Operation:
     return build
 
 
+def _tuple_to_mark(state: _State) -> None:
+    values = state.pop_to_mark()
+    state.stack.append(tuple(values))
+
+
 def _append(state: _State) -> None:
     value = state.pop()
     state.top(list).append(value)
@@ -340,7 +345,7 @@ _TABLE: dict[bytes, Operation] = {
     b"}": _push(lambda _: {}),
     b")": _push(lambda _: ()),
     b"(": _mark,
-    b"t": lambda state: state.stack.append(tuple(state.pop_to_mark())),
+    b"t": _tuple_to_mark,
     b"\x85": _tuple(1),
     b"\x86": _tuple(2),
     b"\x87": _tuple(3),

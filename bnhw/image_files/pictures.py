@@ -5,6 +5,7 @@ looked up. A turn that a camera wrote beside the picture (EXIF) is not applied.
 """
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -65,16 +66,37 @@ def is_picture(data: bytes) -> bool:
 
 
 def decode_pictures(pictures: Pictures, max_bytes: int) -> Array:
-    """The pixels of pictures of one size, uint8 (N, H, W, C) with C = 1 or 3.
+    """The pixels of one or more pictures of one size, uint8 (N, H, W, C) with C = 1 or 3.
 
     Every header is read before the first picture is decoded. Raises BadInput, naming the picture, where one is
     damaged, neither PNG nor JPEG, transparent, of another kind than 8 bits a channel, larger than
     `MAX_PICTURE_PIXELS` or of another size than the first, and where all together exceed `max_bytes`;
     MissingDependency without Pillow.
     """
-    shapes = [_header(picture) for picture in pictures]
-    if not shapes:
-        raise BadInput(f"{pictures.origin}: there are no pictures")
+    pillow = _pillow(pictures.origin)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pillow.DecompressionBombWarning)
+        shapes = [_read(pillow, picture, _shape) for picture in pictures]
+    _check_sizes(pictures, shapes)
+    channels = max(shape[2] for shape in shapes)
+    total = len(shapes) * shapes[0][0] * shapes[0][1] * channels
+    if total > max_bytes:
+        raise BadInput(
+            f"{pictures.origin}: {len(shapes)} pictures decode to {total} bytes, at most {max_bytes} are read; "
+            "take fewer of them"
+        )
+    pixels = np.empty((len(shapes), *shapes[0][:2], channels), np.uint8)
+
+    def decode_chunk(start: int) -> None:
+        for index in range(start, min(start + CHUNK, len(pixels))):
+            pixels[index] = _decode(pillow, pictures[index], shapes[index], channels)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(decode_chunk, range(0, len(pixels), CHUNK)))
+    return pixels
+
+
+def _check_sizes(pictures: Pictures, shapes: Sequence[tuple[int, int, int]]) -> None:
     height, width, _ = shapes[0]
     for picture, shape in zip(pictures, shapes, strict=True):
         if shape[:2] != (height, width):
@@ -82,30 +104,20 @@ def decode_pictures(pictures: Pictures, max_bytes: int) -> Array:
                 f"{picture.name}: {shape[1]} x {shape[0]} pixels, but {pictures[0].name} has {width} x {height}; "
                 "bring all pictures to one size"
             )
-    channels = max(shape[2] for shape in shapes)
-    total = len(shapes) * height * width * channels
-    if total > max_bytes:
-        raise BadInput(
-            f"{pictures.origin}: {len(shapes)} pictures decode to {total} bytes, at most {max_bytes} are read; "
-            "take fewer of them"
-        )
-    pixels = np.empty((len(shapes), height, width, channels), np.uint8)
-
-    def decode_chunk(start: int) -> None:
-        for index in range(start, min(start + CHUNK, len(pixels))):
-            pixels[index] = _decode(pictures[index], shapes[index], channels)
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(decode_chunk, range(0, len(pixels), CHUNK)))
-    return pixels
 
 
-def _header(picture: Picture) -> tuple[int, int, int]:
-    """(height, width, channels) of a picture that may be decoded."""
-    return _read(picture, _shape)
+def _pillow(origin: str) -> Any:
+    try:
+        from PIL import Image  # noqa: PLC0415 - needed for pictures only
+    except ModuleNotFoundError as error:
+        raise MissingDependency(
+            f"{origin}: reading PNG and JPEG needs Pillow, which is not installed; "
+            "install it with: pip install 'bnhw[images]'"
+        ) from error
+    return Image
 
 
-def _decode(picture: Picture, shape: tuple[int, int, int], channels: int) -> Array:
+def _decode(pillow: Any, picture: Picture, shape: tuple[int, int, int], channels: int) -> Array:
     """The pixels (H, W, channels) of a picture whose header said `shape` before."""
 
     def decode(image: Any) -> Array:
@@ -113,24 +125,15 @@ def _decode(picture: Picture, shape: tuple[int, int, int], channels: int) -> Arr
             raise ValueError("it has changed while it was read")
         return np.asarray(image.convert("RGB" if channels == 3 else "L")).reshape(*shape[:2], channels)
 
-    return _read(picture, decode)
+    return _read(pillow, picture, decode)
 
 
-def _read(picture: Picture, use: Callable[[Any], Result]) -> Result:
+def _read(pillow: Any, picture: Picture, use: Callable[[Any], Result]) -> Result:
     """What `use` makes of the opened picture; Pillow's errors become BadInput."""
     try:
-        from PIL import Image, UnidentifiedImageError  # noqa: PLC0415 - needed for pictures only
-    except ModuleNotFoundError as error:
-        raise MissingDependency(
-            f"{picture.name}: reading PNG and JPEG needs Pillow, which is not installed; "
-            "install it with: pip install 'bnhw[images]'"
-        ) from error
-    try:
-        with picture.open() as file, Image.open(file, formats=FORMATS) as image:
+        with picture.open() as file, pillow.open(file, formats=FORMATS) as image:
             return use(image)
-    except BadInput:
-        raise
-    except UnidentifiedImageError as error:
+    except pillow.UnidentifiedImageError as error:
         raise BadInput(f"{picture.name}: is neither a PNG nor a JPEG picture, or a damaged one") from error
     except Exception as error:  # on a damaged picture Pillow raises errors of many kinds
         raise BadInput(f"{picture.name}: not a readable PNG or JPEG picture ({error})") from error
