@@ -145,8 +145,10 @@ def _tensor_problems(skeleton: nn.Module, tensors: Mapping[str, Tensor]) -> list
             problems.append(f"{name} holds int8 values other than -1 and +1")
         elif not bool(torch.isfinite(found).all()):
             problems.append(f"{name} holds NaN or infinity")
-        elif name.endswith(("running_var", "scale")) and bool((found <= 0).any()):
+        elif name.endswith("scale") and bool((found <= 0).any()):
             problems.append(f"{name} holds values that are not above 0")
+        elif name.endswith("running_var") and bool((found < 0).any()):  # 0 is that of a channel without any signal
+            problems.append(f"{name} holds values below 0")
     return problems
 
 

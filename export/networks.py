@@ -13,7 +13,10 @@ from typing import Any, Protocol, Self
 from torch import nn
 
 from bnhw.errors import BadInput
+from bnhw.export.mobilenet import MobileNetV2, MobileNetV2Config
 from bnhw.export.normalisations import NormalisationConfig
+from bnhw.export.repvgg import RepVGG, RepVGGConfig
+from bnhw.export.resnet import RESNETS, ResNet, ResNetConfig
 from bnhw.export.zoo import WideResNet, WideResNetConfig
 
 
@@ -42,6 +45,9 @@ class NetworkConfig(Protocol):
 
 NETWORKS: Mapping[str, tuple[type[NetworkConfig], type[nn.Module]]] = {
     "wide-resnet": (WideResNetConfig, WideResNet),
+    "resnet": (ResNetConfig, ResNet),
+    "mobilenet-v2": (MobileNetV2Config, MobileNetV2),
+    "repvgg": (RepVGGConfig, RepVGG),
 }
 """Kind of network: (class of its configuration, class of the network).
 
@@ -50,6 +56,8 @@ logits (N, classes). The kind is written into checkpoints; "wide-resnet" is what
 """
 
 DEFAULT_KIND = "wide-resnet"
+
+_CIFAR: Mapping[str, Any] = {"stem": "cifar", "image_size": (32, 32), "classes": 10}
 
 PRESETS: Mapping[str, NetworkConfig] = {
     "wrn-14-1": WideResNetConfig(
@@ -61,11 +69,23 @@ PRESETS: Mapping[str, NetworkConfig] = {
     "wrn-18-2.5": WideResNetConfig(
         depth=18, width=2.5, base_width=64, form="imagenet", classes=1000, image_size=(224, 224)
     ),
+    **{f"resnet-{depth}": ResNetConfig(block=block, units=units) for depth, (block, units) in RESNETS.items()},
+    "resnext-50": ResNetConfig(block="bottleneck", units=RESNETS[50][1], cardinality=32, group_width=4),
+    "mobilenet-v2": MobileNetV2Config(),
+    "repvgg-a0": RepVGGConfig(),
+    **{
+        f"resnet-{depth}-cifar": ResNetConfig(block=block, units=units, **_CIFAR)
+        for depth, (block, units) in RESNETS.items()
+    },
+    "resnext-50-cifar": ResNetConfig(block="bottleneck", units=RESNETS[50][1], cardinality=32, group_width=4, **_CIFAR),
+    "mobilenet-v2-cifar": MobileNetV2Config(**_CIFAR),
+    "repvgg-a0-cifar": RepVGGConfig(**_CIFAR),
 }
 """Networks of the papers by name, to be changed with `dataclasses.replace` and `with_normalisation`.
 
 wrn-14-1 is for MNIST, wrn-20 for CIFAR-10, wrn-18 for ImageNet; they are the 1-bit shifted-ReLU networks of paper 1
-(arXiv 1907.06916, section III-A).
+(arXiv 1907.06916, section III-A). The others are the float batch-norm networks of papers 2, 3 and 4 for ImageNet,
+and with "-cifar" the form of paper 3 for CIFAR-10.
 """
 
 
