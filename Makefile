@@ -36,5 +36,5 @@ $(VENV)/.core: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.core
-	$(INSTALL) --editable '.[demo,torch,dev]'
+	$(INSTALL) --editable '.[demo,images,torch,plot,dev]'
 	touch $@

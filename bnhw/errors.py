@@ -52,6 +52,10 @@ class InvalidProgram(BnhwError):
     """A `.bnhw` file or an integer program is truncated, altered or not well formed."""
 
 
+class TrainingDiverged(BnhwError):
+    """The loss of a training is no longer a number; the message names the place and what to try."""
+
+
 class WidthExceeded(BnhwError):
     """An integer of an execution in checked mode left its declared width: a bug of ours in the range analysis."""
 

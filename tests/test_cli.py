@@ -1,5 +1,6 @@
 """The command line: every command at its work, results on stdout and nothing else there."""
 
+import gzip
 import hashlib
 import json
 import os
@@ -16,13 +17,14 @@ import onnxruntime
 import pytest
 from cli_helpers import Call, Done, assert_refused, in_new_process
 from folders import content
+from image_bytes import idx, picture
 
 import bnhw
 from bnhw.demo.digits import CHECKPOINT
 from bnhw.machine import Machine
 from bnhw.program import AddSaturating
 
-COMMANDS = ("demo", "export", "check", "compile", "info", "run", "verify", "report")
+COMMANDS = ("demo", "train", "export", "check", "compile", "info", "run", "verify", "report")
 
 
 def test_help_and_version(call: Call) -> None:
@@ -212,6 +214,31 @@ def test_skip_and_limit_choose_images_and_labels(files: Path, call: Call) -> Non
     done = call("run", "digits.bnhw", "--images", "images.npz", "--skip", "5", "--limit", "4", "--json")
     summary = json.loads(done.out)
     assert (summary["images"], summary["accuracy_percent"]) == (4, accuracy)
+
+
+def test_images_of_every_kind_of_file_give_the_same_accuracy(files: Path, call: Call) -> None:
+    pytest.importorskip("PIL", reason="pictures need Pillow")
+    with np.load("images.npz") as given:
+        images, labels = given["images"][..., 0], given["labels"].astype(np.uint8)
+    Path("images.idx").write_bytes(idx(images))
+    Path("labels.gz").write_bytes(gzip.compress(idx(labels)))
+    for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+        Path(f"classes/{label}").mkdir(parents=True, exist_ok=True)
+        Path(f"classes/{label}/{index:02}.png").write_bytes(picture(image))
+    expected = json.loads(call("run", "digits.bnhw", "--images", "images.npz", "--json").out)
+    for arguments in (("images.idx", "--labels", "labels.gz"), ("classes",)):
+        found = json.loads(call("run", "digits.bnhw", "--images", *arguments, "--json").out)
+        assert (found["images"], found["accuracy_percent"]) == (20, expected["accuracy_percent"])
+
+
+def test_calibration_takes_training_images_where_a_file_has_both(files: Path, call: Call) -> None:
+    with np.load("images.npz") as given:
+        images = given["images"]
+    np.savez("both.npz", train_images=images[:10], test_images=images[10:])
+    np.savez("train.npz", images=images[:10])
+    for name in ("both", "train"):
+        assert call("compile", "digits.onnx", "-o", f"{name}.bnhw", "--calibrate", f"{name}.npz").code == 0
+    assert Path("both.bnhw").read_bytes() == Path("train.bnhw").read_bytes()
 
 
 @pytest.mark.parametrize("kernels", ["reference", "multiplexer", "bit_serial", "auto"])

@@ -11,8 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from bnhw.datasets import DATASETS
 from bnhw.demo.flow import DemoOutcome, run_demo
 from bnhw.demo.table import ROWS
+from bnhw.image_files.content import SPLITS
+from bnhw.image_files.formats import FORMATS
+from bnhw.image_files.layouts import LAYOUTS
 from bnhw.options import CompileOptions, RequantiseMode
 from bnhw.passes.pipeline import float_passes
 from bnhw.program import FORMAT_VERSION, INSTRUCTIONS
@@ -99,6 +103,19 @@ def test_instruction_table_is_complete_and_in_order() -> None:
 def test_mode_table_is_complete() -> None:
     names = {row[0].strip("`") for row in table_after(SEMANTICS, "mode table")}
     assert names == {mode.value for mode in RequantiseMode}
+
+
+def test_image_table_is_the_table_of_formats() -> None:
+    assert [row[0] for row in table_after(README, "image table")] == [kind.name for kind in FORMATS]
+
+
+def test_data_set_table_names_every_data_set_and_files_that_are_looked_for() -> None:
+    rows = table_after(README, "data set table")
+    assert [row[0] for row in rows] == list(DATASETS)
+    for name, *cells in rows:
+        for split, cell in zip(SPLITS, cells, strict=True):
+            known = {file for layout in LAYOUTS if layout.dataset == name for file in layout.files(split)}
+            assert set(re.findall(r"`(\w[^`]*)`", cell)) <= known
 
 
 def test_format_version_of_the_documentation_is_the_code_s() -> None:

@@ -25,6 +25,7 @@ from bnhw.errors import (
     InvalidProgram,
     MissingDependency,
     PassFailed,
+    TrainingDiverged,
     UnsupportedModel,
     WidthExceeded,
 )
@@ -91,6 +92,20 @@ def raise_missing_dependency(_: Path) -> None:
         load_digits()
 
 
+def raise_training_diverged(_: Path) -> None:
+    pytest.importorskip("torch", reason="bnhw.export needs torch")
+    from torch import nn
+
+    from bnhw.export.recipes import Recipe
+    from bnhw.export.schedules import Constant
+    from bnhw.export.training import TrainingData, train
+
+    images, labels = np.arange(12, dtype=np.uint8).reshape(4, 1, 1, 3), np.arange(4) % 2
+    data = TrainingData(train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+    recipe = Recipe(source="this test", epochs=9, batch_size=1, schedule=Constant(1e30))
+    train(nn.Sequential(nn.Flatten(), nn.Linear(3, 4), nn.Linear(4, 2)), recipe, data, seed=0)
+
+
 WAYS: dict[type[BnhwError], tuple[Callable[[Path], None], str]] = {
     BadInput: (raise_bad_input, "gone.bnhw: no such file"),
     UnsupportedModel: (
@@ -102,6 +117,7 @@ WAYS: dict[type[BnhwError], tuple[Callable[[Path], None], str]] = {
     InvalidProgram: (raise_invalid_program, "damaged or cut short"),
     ComparisonFailed: (raise_comparison_failed, "self-check before writing failed"),
     WidthExceeded: (raise_width_exceeded, "the partial sum -?[0-9]+ left its declared int1, -1 to 0"),
+    TrainingDiverged: (raise_training_diverged, "no longer a number in epoch .* try a tenth of the learning rate"),
     MissingDependency: (raise_missing_dependency, r"pip install 'bnhw\[demo\]'"),
 }
 

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from bnhw import images as images_module
 from bnhw.dtypes import Array
 from bnhw.errors import BadInput
-from bnhw.images import Images, fit_pixels, read_images, read_labels
+from bnhw.image_files import content
+from bnhw.images import fit_pixels, read_images
 
 PIXELS = np.arange(2 * 3 * 4 * 3, dtype=np.uint8).reshape(2, 3, 4, 3)
 LABELS = np.array([7, 0], np.int32)
@@ -74,25 +74,37 @@ def test_both_kinds_of_header_are_read(tmp_path: Path, version: int) -> None:
     np.testing.assert_array_equal(read_images(path).pixels, PIXELS)
 
 
-def test_labels_of_their_own_file(tmp_path: Path) -> None:
+def test_labels_of_their_own_file_replace_those_that_come_with_the_images(tmp_path: Path) -> None:
+    np.savez(tmp_path / "i.npz", images=PIXELS, labels=LABELS + 1)
     np.save(tmp_path / "l.npy", LABELS)
     np.savez(tmp_path / "l.npz", labels=LABELS)
-    for name in ("l.npy", "l.npz"):
-        assert read_labels(tmp_path / name, 2).tolist() == [7, 0]
+    np.savez(tmp_path / "t.npz", test_labels=LABELS, train_labels=LABELS + 1)
+    for name in ("l.npy", "l.npz", "t.npz"):
+        found = read_images(tmp_path / "i.npz", labels=tmp_path / name)
+        assert found.labels is not None
+        assert found.labels.tolist() == [7, 0]
 
 
-def test_a_part_skips_and_limits_images_and_labels_alike() -> None:
-    images = Images(pixels=np.arange(10).reshape(10, 1, 1), labels=np.arange(10))
+@pytest.mark.parametrize(("prefix", "labels"), [("{}_images", "{}_labels"), ("x_{}", "y_{}")])
+def test_training_and_test_images_of_one_file_are_told_apart(tmp_path: Path, prefix: str, labels: str) -> None:
+    members: dict[str, Any] = {prefix.format("train"): PIXELS[:1], labels.format("train"): LABELS[:1]}
+    np.savez(tmp_path / "one.npz", **members)
+    members |= {prefix.format("test"): PIXELS, labels.format("test"): LABELS}
+    np.savez(tmp_path / "both.npz", **members)
+    assert len(read_images(tmp_path / "both.npz").pixels) == 2
+    assert len(read_images(tmp_path / "both.npz", split="train").pixels) == 1
+    with pytest.raises(BadInput, match=rf"one\.npz: has {prefix.format('train')}, but no test images"):
+        read_images(tmp_path / "one.npz")
+
+
+def test_skip_and_limit_take_images_and_labels_alike(tmp_path: Path) -> None:
+    np.savez(tmp_path / "i.npz", images=np.arange(10, dtype=np.uint8).reshape(10, 1, 1), labels=np.arange(10))
     for skip, limit, expected in ((0, None, range(10)), (3, 2, (3, 4)), (8, 5, (8, 9)), (0, 1, (0,))):
-        part = images.part(skip, limit)
+        part = read_images(tmp_path / "i.npz", skip=skip, limit=limit)
         assert part.labels is not None
         assert part.pixels[:, 0, 0].tolist() == part.labels.tolist() == list(expected)
-    assert Images(pixels=PIXELS, labels=None).part(1, None).labels is None
-
-
-def test_other_labels_replace_those_of_the_file() -> None:
-    assert Images(pixels=PIXELS, labels=LABELS).with_labels(LABELS + 1).labels is not None
-    np.testing.assert_array_equal(Images(pixels=PIXELS, labels=None).with_labels(LABELS).labels, LABELS)
+    with pytest.raises(BadInput, match="--skip 10 leaves none of its 10 images"):
+        read_images(tmp_path / "i.npz", skip=10)
 
 
 # What is refused.
@@ -127,32 +139,37 @@ def test_pixels_of_another_kind_are_refused(tmp_path: Path, array: Array, messag
 )
 def test_labels_of_another_kind_or_number_are_refused(tmp_path: Path, labels: Array) -> None:
     np.savez(tmp_path / "i.npz", images=PIXELS, labels=labels)
+    np.save(tmp_path / "p.npy", PIXELS)
     np.save(tmp_path / "l.npy", labels)
     with pytest.raises(BadInput, match=r"labels are .* of shape .*; 2 integers are expected, one an image"):
         read_images(tmp_path / "i.npz")
     with pytest.raises(BadInput, match="2 integers are expected"):
-        read_labels(tmp_path / "l.npy", 2)
+        read_images(tmp_path / "p.npy", labels=tmp_path / "l.npy")
 
 
 def test_files_that_are_not_there_or_of_another_kind_are_named(tmp_path: Path) -> None:
+    np.save(tmp_path / "p.npy", PIXELS)
     with pytest.raises(BadInput, match=r"i\.npz: no such file; images are expected as \.npz"):
         read_images(tmp_path / "i.npz")
     with pytest.raises(BadInput, match=r"l\.npy: no such file; labels are expected as"):
-        read_labels(tmp_path / "l.npy", 2)
-    with pytest.raises(BadInput, match="no such file"):
-        read_images(tmp_path)
+        read_images(tmp_path / "p.npy", labels=tmp_path / "l.npy")
     with pytest.raises(BadInput, match=r"cannot be read \(File name too long"):
         read_images(tmp_path / ("n" * 300 + ".npz"))
-    with pytest.raises(BadInput, match=r"images are read from \.npz .* not from '\.png' files"):
-        read_images(written(tmp_path / "i.png", b"x"))
+    with pytest.raises(
+        BadInput, match=r"i\.bmp: 2 bytes that begin with '42 4d' are of no known kind; expected is one"
+    ):
+        read_images(written(tmp_path / "i.bmp", b"BM"))
+    with pytest.raises(BadInput, match=r"l\.png: is a PNG or JPEG file; labels of their own are expected as \.npz"):
+        read_images(tmp_path / "p.npy", labels=written(tmp_path / "l.png", b"x"))
 
 
 def test_archives_without_images_or_labels_say_how_to_save_them(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", pictures=PIXELS)
+    np.save(tmp_path / "p.npy", PIXELS)
     with pytest.raises(BadInput, match=r"has no array 'images'; save it with numpy.savez\(path, images=...\)"):
         read_images(tmp_path / "x.npz")
     with pytest.raises(BadInput, match="has no array 'labels'"):
-        read_labels(tmp_path / "x.npz", 2)
+        read_images(tmp_path / "p.npy", labels=tmp_path / "x.npz")
 
 
 class Trap:
@@ -177,7 +194,7 @@ def test_pickled_objects_are_refused_and_never_loaded(tmp_path: Path) -> None:
     for name in ("o.npy", "o.npz", "l.npz"):
         with pytest.raises(BadInput, match="it holds pickled Python objects, which are never loaded"):
             read_images(tmp_path / name)
-    with pytest.raises(BadInput, match=r"not a readable \.npy file"):
+    with pytest.raises(BadInput, match=r"p\.npy: .* it asks for 'test_images\.spring', which is never loaded"):
         read_images(tmp_path / "p.npy")
     assert not Trap.sprung
 
@@ -188,7 +205,7 @@ def test_an_archive_that_unpacks_to_too_much_is_refused_before_it_is_unpacked(
     bomb = npz(tmp_path / "bomb.npz", images=npy((4, 1000, 1000), data=bytes(4_000_000)))
     assert bomb.stat().st_size < 10_000
     assert len(read_images(bomb).pixels) == 4
-    monkeypatch.setattr(images_module, "MAX_IMAGE_BYTES", 1_000_000)
+    monkeypatch.setattr(content, "MAX_IMAGE_BYTES", 1_000_000)
     monkeypatch.setattr(zipfile.ZipFile, "read", None)
     with pytest.raises(BadInput, match=r"unpacks to 4000128 bytes, at most 1000000 are read; split the file"):
         read_images(bomb)
@@ -196,7 +213,7 @@ def test_an_archive_that_unpacks_to_too_much_is_refused_before_it_is_unpacked(
 
 def test_a_file_that_is_too_large_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save(tmp_path / "i.npy", PIXELS)
-    monkeypatch.setattr(images_module, "MAX_IMAGE_BYTES", 100)
+    monkeypatch.setattr(content, "MAX_IMAGE_BYTES", 100)
     with pytest.raises(BadInput, match="200 bytes, at most 100 are read"):
         read_images(tmp_path / "i.npy")
 
@@ -214,15 +231,23 @@ def test_a_header_that_claims_more_than_the_file_holds_is_refused_without_memory
         read_images(written(tmp_path / "i.npy", npy(shape, data=b"xx")))
 
 
-def test_archives_and_arrays_with_the_others_ending_are_refused(tmp_path: Path) -> None:
+def test_archives_and_arrays_with_the_others_ending_are_read_as_what_they_are(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", images=PIXELS)
     np.save(tmp_path / "b.npy", PIXELS)
     (tmp_path / "a.npz").rename(tmp_path / "a.npy")
-    (tmp_path / "b.npy").rename(tmp_path / "b.npz")
-    with pytest.raises(BadInput, match=r"a\.npy: not a readable \.npy file .*; save it with numpy.save"):
-        read_images(tmp_path / "a.npy")
-    with pytest.raises(BadInput, match=r"b\.npz: not a readable \.npz file .*; save it with numpy.savez"):
-        read_images(tmp_path / "b.npz")
+    (tmp_path / "b.npy").rename(tmp_path / "b")
+    for name in ("a.npy", "b"):
+        np.testing.assert_array_equal(read_images(tmp_path / name).pixels, PIXELS)
+
+
+def test_damaged_beginnings_are_judged_by_the_ending(tmp_path: Path) -> None:
+    for name, message in (
+        ("i.npz", r"not a readable \.npz file .*; save it with numpy.savez"),
+        ("i.npy", r"not a readable \.npy file .*; save it with numpy.save"),
+        ("i.gz", "begins with 00 78; an IDX file of uint8 is expected"),
+    ):
+        with pytest.raises(BadInput, match=rf"{name}: {message}"):
+            read_images(written(tmp_path / name, b"\0x"))
 
 
 def test_encrypted_archives_and_unknown_compressions_are_refused(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("options",),
     ("graph", "monotone"),
     ("ops",),
-    ("images", "weights"),
+    ("image_files",),
+    ("images", "datasets", "weights"),
     ("verify",),
     ("graph_onnx",),
     ("text",),
@@ -178,7 +179,7 @@ BLOCKED = """
 import sys
 class Blocker:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"torch", "scipy", "sklearn"}:
+        if name.split(".")[0] in {"torch", "scipy", "sklearn", "PIL"}:
             raise ModuleNotFoundError(f"{name} is blocked")
 sys.meta_path.insert(0, Blocker())
 """

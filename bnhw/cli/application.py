@@ -8,11 +8,12 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from bnhw.cli import build, describe, execute
+from bnhw.cli import build, describe, execute, train
 from bnhw.errors import BnhwError
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": build.demo,
+    "train": train.train,
     "export": build.export,
     "check": build.check,
     "compile": build.compile_command,

@@ -100,7 +100,7 @@ def check(
 def compile_command(
     model: OnnxModel,
     output: Annotated[Path, option("FILE", "The program to write (.bnhw).", "--output", "-o")],
-    calibrate: Annotated[Path, option("FILE", "Images that show the ranges of activations.", "--calibrate")],
+    calibrate: Annotated[Path, option("PATH", "Images that show the ranges of activations.", "--calibrate")],
     calibrate_limit: Annotated[int, option("N", "Calibrate on at most so many images.", least=1)] = 200,
     act_bits: ActBits = str(DEFAULTS.act_bits),
     requantise: RequantiseChoice = DEFAULTS.requantise,
@@ -139,7 +139,7 @@ def compile_command(
         input_mean=input_mean,
         input_std=input_std,
     )
-    images = read_images(calibrate).part(0, calibrate_limit).pixels
+    images = read_images(calibrate, split="train", limit=calibrate_limit).pixels
     with progress_bar("calibrating", len(images)) as progress:
         program = compile_model(model, images, options, progress=progress)
     graphs = {} if emit_onnx is None else {emit_onnx: _checked_onnx(program, images[:SELF_CHECK_IMAGES])}

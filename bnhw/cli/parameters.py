@@ -17,9 +17,10 @@ def option(metavar: str, text: str, *names: str, least: float | None = None, mos
 Model = Annotated[Path, typer.Argument(metavar="MODEL.bnhw", help="A compiled program.", show_default=False)]
 OnnxModel = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An ONNX model.", show_default=False)]
 ImageFile = Annotated[
-    Path, option("FILE", "Images: .npz with `images` (and `labels`), or .npy; uint8, NHWC or NHW.", "--images")
+    Path,
+    option("PATH", "Images: .npz, .npy, IDX, CIFAR batch, PNG, JPEG, or a folder of these; raw pixels.", "--images"),
 ]
-Labels = Annotated[Path | None, option("FILE", "Labels: .npy, or .npz with `labels`.", "--labels")]
+Labels = Annotated[Path | None, option("FILE", "Labels: .npy, .npz with `labels`, or IDX.", "--labels")]
 Skip = Annotated[int, option("N", "Leave out the first so many images.", "--skip", least=0)]
 Limit = Annotated[int | None, option("N", "Use at most so many images.", "--limit", least=1)]
 Threads = Annotated[int, option("N", "Worker threads; images are split over them.", "--threads", least=1, most=256)]
@@ -148,17 +149,13 @@ def executor_names(text: str) -> tuple[str, ...]:
 
 def load_images(program: Any, path: Path, labels: Path | None, skip: int, limit: int | None) -> Any:
     """Images, with labels that the program's classes allow."""
-    from bnhw.images import read_images, read_labels
+    from bnhw.images import read_images
 
-    images = read_images(path)
-    if labels is not None:
-        images = images.with_labels(read_labels(labels, len(images.pixels)))
-    if skip >= len(images.pixels):
-        raise BadInput(f"{path}: --skip {skip} leaves none of its {len(images.pixels)} images")
+    images = read_images(path, labels=labels, skip=skip, limit=limit)
     classes = program.tensor[program.output].shape[2]
     if images.labels is not None and not 0 <= images.labels.min() <= images.labels.max() < classes:
         raise BadInput(
             f"{labels or path}: labels are {images.labels.min()} to {images.labels.max()}; the program has the classes "
             f"0 to {classes - 1}"
         )
-    return images.part(skip, limit)
+    return images
