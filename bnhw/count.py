@@ -6,7 +6,7 @@ taps that lie inside the image. A convolution with 1-bit weights has no multipli
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -20,6 +20,7 @@ from bnhw.program import (
     Convolve,
     Instruction,
     LookUp,
+    Multiply,
     PoolMaximum,
     PoolSum,
     Program,
@@ -132,6 +133,8 @@ def _count(program: Program, instruction: Instruction) -> Counts:
                     Action(kind=ActionKind.COMPARE, widths=(result.dtype.bits + 1,)): 2 * result.size,
                 }
             )
+        case Multiply():
+            return _count_multiply([program.tensor[name] for name in instruction.inputs], result)
         case PoolSum(window=window):
             additions = source.shape[2] * _taps_inside(window, source) - result.size
             additions += _zero_point_additions(source, result)
@@ -145,6 +148,19 @@ def _count(program: Program, instruction: Instruction) -> Counts:
             return Counts(actions={Action(kind=ActionKind.ADD, widths=(result.dtype.bits,)): additions})
         case _:
             return Counts(actions={})
+
+
+def _count_multiply(factors: Sequence[Tensor], result: Tensor) -> Counts:
+    """One multiplication for each number; a zero point is subtracted first, which takes one bit more."""
+    actions: Counter[Action] = Counter()
+    widths = []
+    for factor in factors:
+        bits = factor.dtype.bits + bool(factor.zero_point)
+        widths.append(bits)
+        if factor.zero_point:
+            actions[Action(kind=ActionKind.ADD, widths=(bits,))] += factor.size
+    actions[Action(kind=ActionKind.MULTIPLY, widths=tuple(widths))] += result.size
+    return Counts(actions=dict(actions))
 
 
 def _zero_point_additions(source: Tensor, result: Tensor) -> int:

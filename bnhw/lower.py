@@ -28,6 +28,7 @@ from bnhw.ops import (
     Convolution,
     GlobalAveragePool,
     MaxPool,
+    Product,
     Quantise,
     Sign,
     pool_divisors,
@@ -37,6 +38,7 @@ from bnhw.program import (
     Convolve,
     Instruction,
     Join,
+    Multiply,
     PadChannels,
     PoolMaximum,
     PoolSum,
@@ -73,7 +75,7 @@ def lower(graph: Graph, provenance: Provenance) -> Program:
         constants=state.constants,
         input=image.name,
         output=output.name,
-        provenance=replace(provenance, notes=(*graph.notes, *_rounding_notes(state.errors))),
+        provenance=replace(provenance, notes=(*graph.notes, *_product_notes(graph), *_rounding_notes(state.errors))),
     )
 
 
@@ -94,6 +96,8 @@ def _lower_node(state: Lowering, node: Node) -> Tensor | Pending:
             return _lower_convolution(state, node, convolution)
         case AveragePool() | GlobalAveragePool():
             return _lower_average(state, node)
+        case Product():
+            return _lower_product(state, node)
         case _:
             return _lower_same_coding(state, node)
 
@@ -151,6 +155,21 @@ def _lower_average(state: Lowering, node: Node) -> Tensor | Pending:
     return Pending(base=total, scale=np.ones(channels), shift=np.zeros(channels), divisors=divisors)
 
 
+def _lower_product(state: Lowering, node: Node) -> Tensor:
+    first, second = (state.tensor(name) for name in node.inputs)
+    if first.bipolar or second.bipolar:
+        raise PassFailed(f"Product {node.place} reads 1-bit activations; put the product before the sign function")
+    (a, b), (c, d) = (
+        tuple(code - factor.zero_point for code in state.ranges[factor.name]) for factor in (first, second)
+    )
+    products = (a * c, a * d, b * c, b * d)
+    span = (min(products), max(products))
+    instruction = Multiply(inputs=(first.name, second.name), output=node.output, source=node.source)
+    quantisation = Quantisation(dtype=IntegerType.containing(*span), scale=first.scale * second.scale)
+    unit = state.units[first.name] * state.units[second.name]
+    return state.store(node, instruction, quantisation, span, unit=unit)
+
+
 def _lower_same_coding(state: Lowering, node: Node) -> Tensor:
     sources = [state.tensor(name) for name in node.inputs]
     first = sources[0]
@@ -196,6 +215,14 @@ def _finish(state: Lowering, name: str) -> Tensor:
         )
     state.tensors[value.name] = value
     return value
+
+
+def _product_notes(graph: Graph) -> list[str]:
+    names = [node.name for node in graph.nodes if isinstance(node.attributes, Product)]
+    if not names:
+        return []
+    which = "1 product" if len(names) == 1 else f"{len(names)} products"
+    return [f"{which} of two computed values, on multipliers: {', '.join(names)}"]
 
 
 def _rounding_notes(errors: Mapping[str, RatioError]) -> list[str]:

@@ -24,6 +24,7 @@ from bnhw.program import (
     Instruction,
     Join,
     LookUp,
+    Multiply,
     PadChannels,
     PoolMaximum,
     PoolSum,
@@ -134,6 +135,8 @@ class Machine:
                 return kernels.lookup(inputs[0], program.constants[table]), 0
             case AddSaturating(low=low, high=high):
                 return kernels.add(inputs[0], inputs[1], low, high)
+            case Multiply(inputs=(_, second)):
+                return kernels.multiply(inputs[0], inputs[1], zero_point, program.tensor[second].zero_point), 0
             case PoolSum(window=window):
                 return kernels.sum_pool(inputs[0], kernel_geometry(window), zero_point), 0
             case PoolMaximum(window=window):

@@ -5,7 +5,7 @@ import numpy as np
 from bnhw.dtypes import Array
 from bnhw.monotone import Function
 from bnhw.onnx_builder import Builder, Imported, OnnxNode, Predicate, Refused, affine, require_finite, scalar
-from bnhw.ops import Activation, Add, Clamp, Floor, Sign
+from bnhw.ops import Activation, Add, Clamp, Floor, Product, Sign
 
 
 def _per_channel(value: Imported, constant: Array) -> Array:
@@ -47,11 +47,22 @@ def convert_subtract(builder: Builder, node: OnnxNode) -> Imported:
 
 
 def convert_multiply(builder: Builder, node: OnnxNode) -> Imported:
-    """Mul: by a constant."""
+    """Mul: by a constant; of two computed values the one with fewer numbers, or the bounded one, is the gate."""
     if not any(map(builder.is_constant, node.inputs)):
-        raise Refused("multiplies two computed values; only products with constants can be folded")
+        value, gate = builder.value(node, 0), builder.value(node, 1)
+        if value.rank != gate.rank:
+            raise Refused(f"multiplies a value of {value.rank} axes by one of {gate.rank}; keep the axes of the mean")
+        if np.prod(value.shape) < np.prod(gate.shape) or (value.shape == gate.shape and _is_bounded(builder, value)):
+            value, gate = gate, value
+        return builder.emit(node, Product(), value, gate)
     value, constant, _ = _operands(builder, node)
     return affine(builder, node, value, constant, 0.0)
+
+
+def _is_bounded(builder: Builder, value: Imported) -> bool:
+    """Whether a value comes right out of an activation function or a clamp, as gates do."""
+    producer = next((node for node in builder.nodes if node.output == value.name), None)
+    return producer is not None and isinstance(producer.attributes, Activation | Clamp)
 
 
 def convert_divide(builder: Builder, node: OnnxNode) -> Imported:

@@ -58,6 +58,8 @@ class Role(Enum):
 
     INPUT = "input"
     ARGUMENT = "argument"
+    FACTOR = "factor"
+    GATE = "gate"
     ACTIVATION = "activation"
     RESIDUAL = "residual"
     LOGITS = "logits"
@@ -125,6 +127,11 @@ class Floor(Attributes):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Add(Attributes):
     """The sum of two values of one shape."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Product(Attributes):
+    """The product of a value and another of its shape, or of one number a channel, (channels, 1, 1): its gate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,6 +220,13 @@ def _same_shape(_: Attributes, shapes: Sequence[Shape]) -> Shape:
     if any(shape != shapes[0] for shape in shapes):
         raise ValueError(f"operands differ in shape: {', '.join(map(str, shapes))}")
     return shapes[0]
+
+
+def _product_shape(_: Attributes, shapes: Sequence[Shape]) -> Shape:
+    value, gate = shapes
+    if gate not in (value, (value[0], 1, 1)):
+        raise ValueError(f"a value {value} times {gate}; a gate of the same shape, or (channels, 1, 1), is expected")
+    return value
 
 
 def _convolution_shape(op: Convolution, shapes: Sequence[Shape]) -> Shape:
@@ -343,6 +357,7 @@ OPS: Mapping[type[Attributes], OpSpec] = {
     ),
     Floor: OpSpec(arity=1, shape=_same_shape, evaluate=lambda op, xs: np.floor(xs[0]), elementwise=True),
     Add: OpSpec(arity=2, shape=_same_shape, evaluate=lambda op, xs: xs[0] + xs[1]),
+    Product: OpSpec(arity=2, shape=_product_shape, evaluate=lambda op, xs: xs[0] * xs[1]),
     AveragePool: OpSpec(arity=1, shape=_pool_shape, evaluate=_evaluate_average_pool),
     MaxPool: OpSpec(
         arity=1,

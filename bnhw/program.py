@@ -124,6 +124,14 @@ class AddSaturating(Instruction):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Multiply(Instruction):
+    """output = (a - its zero point) * (b - its zero point), exact.
+
+    b has the shape of a, or (1, 1, channels): then one number multiplies a whole channel (RBN, IEBN).
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PoolSum(Instruction):
     """The exact sum of code - zero point over each window, padding left out."""
 
@@ -163,6 +171,7 @@ INSTRUCTIONS: Mapping[str, type[Instruction]] = {
         Requantise,
         Threshold,
         AddSaturating,
+        Multiply,
         PoolSum,
         PoolMaximum,
         PadChannels,

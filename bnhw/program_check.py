@@ -19,6 +19,7 @@ from bnhw.program import (
     Instruction,
     Join,
     LookUp,
+    Multiply,
     PadChannels,
     PoolMaximum,
     PoolSum,
@@ -115,7 +116,7 @@ def _instruction_problems(program: Program, instruction: Instruction, ranges: di
         return ["its result is made twice"]
     inputs = [program.tensor[name] for name in instruction.inputs]
     result = program.tensor[instruction.output]
-    if not inputs or (len(inputs) != 1 and not isinstance(instruction, AddSaturating | Join)):
+    if not inputs or (len(inputs) != 1 and not isinstance(instruction, AddSaturating | Join | Multiply)):
         return [f"has {len(inputs)} inputs"]
     missing = [name for name in _constant_names(instruction) if name not in program.constants]
     if missing:
@@ -163,6 +164,8 @@ def _own_problems(program: Program, instruction: Instruction, inputs: Sequence[T
             return _threshold_problems(program, instruction, inputs[0], result)
         case AddSaturating():
             return _add_problems(instruction, inputs, result)
+        case Multiply():
+            return _multiply_problems(inputs, result)
         case PoolSum(window=window):
             return _window_problems(window, inputs[0])
         case PoolMaximum(window=window):
@@ -326,6 +329,14 @@ def _add_problems(instruction: AddSaturating, inputs: Sequence[Tensor], result: 
     return _bound_problems(instruction.low, instruction.high, result)
 
 
+def _multiply_problems(inputs: Sequence[Tensor], result: Tensor) -> list[str]:
+    if len(inputs) != 2 or inputs[1].shape not in (inputs[0].shape, (1, 1, inputs[0].shape[2])):
+        return [f"multiplies shapes {', '.join(str(t.shape) for t in inputs)}; two, alike or one number a channel"]
+    if any(tensor.bipolar for tensor in inputs) or result.bipolar or result.zero_point:
+        return ["multiplies 1-bit codes, or its result has a zero point"]
+    return []
+
+
 def _result_shape(instruction: Instruction, inputs: Sequence[Tensor]) -> tuple[int, int, int]:
     height, width, channels = inputs[0].shape
     match instruction:
@@ -351,6 +362,13 @@ def _result_range(
     zero_point = inputs[0].zero_point
     below, above = min(low - zero_point, 0), max(high - zero_point, 0)
     match instruction:
+        case Multiply():
+            (a, b), (c, d) = (
+                (span[0] - tensor.zero_point, span[1] - tensor.zero_point)
+                for span, tensor in zip(spans, inputs, strict=True)
+            )
+            products = (a * c, a * d, b * c, b * d)
+            return min(products), max(products)
         case LookUp(table=table):
             return int(program.constants[table].min()), int(program.constants[table].max())
         case Convolve():

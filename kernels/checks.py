@@ -53,6 +53,15 @@ def check_same_shape(operation: str, first: IntArray, second: IntArray) -> None:
         raise ValueError(f"{operation}: shapes {first.shape} and {second.shape} differ")
 
 
+def check_factors(first: IntArray, second: IntArray) -> None:
+    """Refuse a second factor that has neither the shape of the first nor one number a channel."""
+    images, _, _, channels = first.shape
+    if second.shape not in {first.shape, (images, 1, 1, channels)}:
+        raise ValueError(
+            f"multiply: shapes {first.shape} and {second.shape}, expected one, or {(images, 1, 1, channels)}"
+        )
+
+
 def check_lookup_table(codes: IntArray, table: npt.ArrayLike) -> Int64Array:
     """The table as int64 (C or 1, entries); refuses another shape or entries beyond 32 bits signed."""
     entries = np.asarray(table, np.int64)

@@ -117,6 +117,21 @@ def add_codes(first: Array32, second: Array32, low: int, high: int, out: Array32
 
 
 @inline
+def multiply_row(first: Array32, second: Array32, first_zero: int, second_zero: int, out: Array32) -> None:
+    """One pixel of `multiply_pixels`; 32-bit products wrap nowhere, because the exact ones fit."""
+    for channel in range(out.size):
+        out[channel] = (first[channel] - first_zero) * (second[channel] - second_zero)
+
+
+@entry(PIXELS, PIXELS, int32, int32, tensor_out(int32, 2))
+def multiply_pixels(first: Array32, second: Array32, first_zero: int, second_zero: int, out: Array32) -> None:
+    """Products of (pixels, C); `second` has as many pixels, or one for each of as many images."""
+    repeats = max(first.shape[0] // max(second.shape[0], 1), 1)
+    for pixel in range(first.shape[0]):
+        multiply_row(first[pixel], second[pixel // repeats], first_zero, second_zero, out[pixel])
+
+
+@inline
 def add_row(codes: Array32, zero_point: int, out: Array32) -> None:
     """Add one tap's values to one output pixel."""
     for channel in range(out.size):

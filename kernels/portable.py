@@ -13,6 +13,7 @@ import numpy.typing as npt
 from bnhw.kernels import pointwise
 from bnhw.kernels.checks import (
     INT32,
+    check_factors,
     check_int32,
     check_lookup_range,
     check_lookup_table,
@@ -82,6 +83,16 @@ def add(first: IntArray, second: IntArray, low: int, high: int) -> tuple[npt.NDA
     check_range("add", low, high)
     out = np.empty(first.shape, np.int32)
     return out, pointwise.add_codes(left.reshape(-1), right.reshape(-1), low, high, out.reshape(-1))
+
+
+def multiply(first: IntArray, second: IntArray, first_zero: int, second_zero: int) -> npt.NDArray[np.int32]:
+    """`(first - first_zero) * (second - second_zero)`, which must fit 32 bits; see `reference.multiply`."""
+    left, right = check_tensor("multiply", first), check_tensor("multiply", second)
+    check_factors(first, second)
+    check_int32("multiply", first_zero=first_zero, second_zero=second_zero)
+    out = np.empty(first.shape, np.int32)
+    pointwise.multiply_pixels(_pixels(left), _pixels(right), first_zero, second_zero, _pixels(out))
+    return out
 
 
 def sum_pool(codes: IntArray, geometry: Geometry, zero_point: int) -> npt.NDArray[np.int32]:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bnhw.kernels.checks import (
+    check_factors,
     check_lookup_range,
     check_lookup_table,
     check_max_pool,
@@ -111,6 +112,13 @@ def add(first: IntArray, second: IntArray, low: int, high: int) -> tuple[Int64Ar
     check_same_shape("add", first, second)
     exact = first.astype(np.int64) + second.astype(np.int64)
     return np.clip(exact, low, high), int(np.count_nonzero((exact < low) | (exact > high)))
+
+
+def multiply(first: IntArray, second: IntArray, first_zero: int, second_zero: int) -> Int64Array:
+    """`(first - first_zero) * (second - second_zero)`; second (N, H, W, C), or (N, 1, 1, C) for all pixels."""
+    check_factors(first, second)
+    product: Int64Array = (first.astype(np.int64) - first_zero) * (second.astype(np.int64) - second_zero)
+    return product
 
 
 def sum_pool(codes: IntArray, geometry: Geometry, zero_point: int) -> Int64Array:

@@ -123,6 +123,7 @@ class KernelSet:
     threshold: Callable[[IntArray, npt.ArrayLike, npt.ArrayLike | None, npt.ArrayLike | None, int], IntArray]
     lookup: Callable[[IntArray, npt.ArrayLike], IntArray]
     add: Callable[[IntArray, IntArray, int, int], tuple[IntArray, int]]
+    multiply: Callable[[IntArray, IntArray, int, int], IntArray]
     sum_pool: Callable[[IntArray, Geometry, int], IntArray]
     max_pool: Callable[[IntArray, Geometry], IntArray]
     pad_channels: Callable[[IntArray, int, int, int], IntArray]
@@ -185,6 +186,7 @@ def kernel_set(choice: str) -> KernelSet:
         threshold=operations.threshold,
         lookup=operations.lookup,
         add=operations.add,
+        multiply=operations.multiply,
         sum_pool=operations.sum_pool,
         max_pool=operations.max_pool,
         pad_channels=operations.pad_channels,

@@ -128,6 +128,21 @@ def _draw_residual(draw: st.DrawFn, builder: ModelBuilder, value: Tensor) -> Ten
     return builder.add(*((inner, shortcut) if draw(st.booleans()) else (shortcut, inner)))
 
 
+def _draw_product(draw: st.DrawFn, builder: ModelBuilder, value: Tensor) -> Tensor:
+    """The value times a gate of its own: one number a channel as in RBN, IEBN and squeeze-and-excitation, or of all."""
+    value = builder.batch_norm(value) if draw(st.booleans()) else value
+    gate, op = value, draw(st.sampled_from(("Sigmoid", "Relu", "Tanh")))
+    if draw(st.booleans()):
+        source = draw(st.sampled_from((value, builder.batch_norm(value))))
+        gate = Tensor(name=builder.node("GlobalAveragePool", source.name), channels=value.channels)
+        gate = builder.batch_norm(gate)
+    gate = builder.apply(gate, op)
+    if draw(st.booleans()):
+        gate = builder.apply(gate, "Mul", builder.per_channel(value, builder.random.uniform(0.5, 2.0, value.channels)))
+    names = (value.name, gate.name) if draw(st.booleans()) else (gate.name, value.name)
+    return builder.renamed(value, builder.node("Mul", *names))
+
+
 def _draw_concatenation(draw: st.DrawFn, builder: ModelBuilder, value: Tensor) -> Tensor:
     other = _draw_clamp(draw, builder, value)
     name = builder.node("Concat", value.name, other.name, axis=draw(st.sampled_from((1, -3))))
@@ -145,6 +160,7 @@ LAYERS: tuple[Layer, ...] = (
     _draw_zero_pad,
     _draw_residual,
     _draw_concatenation,
+    _draw_product,
 )
 
 

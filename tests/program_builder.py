@@ -18,6 +18,7 @@ from bnhw.program import (
     Instruction,
     Join,
     LookUp,
+    Multiply,
     PadChannels,
     PoolMaximum,
     PoolSum,
@@ -223,6 +224,13 @@ class Builder:
         instruction = AddSaturating(inputs=(first.name, second.name), output=self.name(), low=low, high=high)
         return self.append(instruction, first, (low, high))
 
+    def multiply(self, first: Tensor, second: Tensor) -> Tensor:
+        """The product of codes, declared as narrow as their ranges allow."""
+        ends = [[end - tensor.zero_point for end in self.spans[tensor.name]] for tensor in (first, second)]
+        products = [one * other for one in ends[0] for other in ends[1]]
+        instruction = Multiply(inputs=(first.name, second.name), output=self.name())
+        return self.sums(instruction, first.shape, (min(products), max(products)))
+
     def program(self, output: Tensor) -> Program:
         """What was built."""
         return Program(
@@ -262,4 +270,6 @@ def one_of_each() -> Program:
         Join(inputs=(means.name, largest.name), output=builder.name()), (means, largest), (3, 2, 8)
     )
     logits = builder.convolve(joined, Window(kernel=(1, 1)), groups=2, out_channels=6, bits=1)
-    return builder.program(builder.sum_global(builder.requantise(logits, wide, multiplier_bits=0)))
+    scores = builder.requantise(logits, wide, multiplier_bits=0)
+    gate = builder.requantise(builder.sum_global(scores), code, multiplier_bits=4)
+    return builder.program(builder.sum_global(builder.multiply(scores, gate)))

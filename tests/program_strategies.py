@@ -73,7 +73,9 @@ def _end(draw: st.DrawFn, builder: Builder, current: Tensor) -> Tensor:
 
 
 def _step(draw: st.DrawFn, builder: Builder, current: Tensor) -> Tensor:
-    kind = draw(st.sampled_from(("convolve", "convolve", "average", "maximum", "residual", "join", "pad", "look_up")))
+    kind = draw(
+        st.sampled_from(("convolve", "convolve", "average", "maximum", "residual", "join", "pad", "look_up", "product"))
+    )
     match kind:
         case "convolve":
             return _requantised(draw, builder, _convolution(draw, builder, current))
@@ -87,6 +89,8 @@ def _step(draw: st.DrawFn, builder: Builder, current: Tensor) -> Tensor:
             )
         case "residual":
             return _residual(draw, builder, current)
+        case "product" if not current.bipolar:
+            return _product(draw, builder, current)
         case "join" if current.shape[2] <= 100:
             joining = Join(inputs=(current.name,) * draw(st.integers(2, 3)), output=builder.name())
             channels = len(joining.inputs) * current.shape[2]
@@ -138,6 +142,16 @@ def _residual(draw: st.DrawFn, builder: Builder, current: Tensor) -> Tensor:
     if dtype.bits <= 12 and draw(st.booleans()):
         return total
     return builder.requantise(total, draw(codings()), multiplier_bits=draw(st.sampled_from((0, 12))))
+
+
+def _product(draw: st.DrawFn, builder: Builder, current: Tensor) -> Tensor:
+    """The tensor times one number a channel that depends on all of it, or times another tensor made of it."""
+    narrow = codings(max_bits=12, bipolar=False)
+    source = builder.sum_global(current) if draw(st.booleans()) else current
+    gate = builder.requantise(source, draw(narrow), multiplier_bits=draw(st.sampled_from((0, 1, 16))))
+    if current.dtype.bits > 16:
+        current = builder.requantise(current, draw(narrow), multiplier_bits=0)
+    return _requantised(draw, builder, builder.multiply(current, gate))
 
 
 @st.composite

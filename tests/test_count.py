@@ -28,6 +28,7 @@ from bnhw.options import CompileOptions, RequantiseMode
 from bnhw.program import (
     AddSaturating,
     Convolve,
+    Multiply,
     PoolMaximum,
     PoolSum,
     Program,
@@ -117,6 +118,10 @@ def test_other_operations_are_those_of_their_outputs(program: Program) -> None:
                 assert kinds[ActionKind.ADD] == source.size - result.size + (result.size if source.zero_point else 0)
             case AddSaturating():
                 assert (kinds[ActionKind.ADD], kinds[ActionKind.COMPARE]) == (result.size, 2 * result.size)
+            case Multiply(inputs=names):
+                factors = [program.tensor[name] for name in names]
+                assert kinds[ActionKind.MULTIPLY] == layer.counts.multipliers == result.size
+                assert kinds[ActionKind.ADD] == sum(factor.size for factor in factors if factor.zero_point)
             case Threshold(thresholds=thresholds):
                 levels = program.constants[thresholds].shape[2]
                 assert actions == {Action(kind=ActionKind.COMPARE, widths=(source.dtype.bits,)): levels * result.size}

@@ -25,6 +25,7 @@ from bnhw.program import (
     Convolve,
     Instruction,
     Join,
+    Multiply,
     PadChannels,
     PoolMaximum,
     PoolSum,
@@ -103,6 +104,10 @@ def _own_features(program: Program, instruction: Instruction, source: Tensor) ->
         found |= {"position classes"} if instruction.position_classes else set()
         rows = program.constants[instruction.offset].shape[1]
         found |= {"one constant a channel" if rows > 1 else "one constant for all"}
+    if isinstance(instruction, Multiply):
+        second = program.tensor[instruction.inputs[1]]
+        found.add("one factor a channel" if second.shape[:2] != source.shape[:2] else "one factor a number")
+        found |= {"zero points of both factors"} if source.zero_point and second.zero_point else set()
     return found
 
 
@@ -138,6 +143,7 @@ def test_random_programs_hold_all_that_programs_can_hold() -> None:
     }
     expected |= {"position classes", "one constant a channel", "one constant for all"}
     expected |= {"residual", "residual of more than 16 bits"}
+    expected |= {"one factor a channel", "one factor a number", "zero points of both factors"}
     assert expected <= counts.keys(), sorted(expected - counts.keys())
 
 
@@ -165,7 +171,9 @@ def chain() -> Program:
     largest = builder.same_coding(maximum, (codes,), (3, 2, 4))
     joined = builder.same_coding(Join(inputs=("t9", "t10"), output="t11"), (means, largest), (3, 2, 8))
     logits = builder.convolve(joined, Window(kernel=(1, 1)), groups=2, out_channels=6, bits=1)  # t12
-    return builder.program(builder.sum_global(builder.requantise(logits, wide, multiplier_bits=0)))  # t13, t14
+    scores = builder.requantise(logits, wide, multiplier_bits=0)  # t13
+    gate = builder.requantise(builder.sum_global(scores), code, multiplier_bits=4)  # t14, t15
+    return builder.program(builder.sum_global(builder.multiply(scores, gate)))  # t16, t17
 
 
 PROGRAM = chain()
@@ -251,6 +259,7 @@ MUTATIONS: dict[str, tuple[Callable[[Program], Program], str]] = {
     "the order of joined tensors": (attributes("t11", inputs=("t10", "t9")), "t11"),
     "the bits of a grouped convolution": (constant("t12/weights", flip_bit), "t12"),
     "the zero point of a global sum": (zero_point("t13", 1), "t14"),
+    "the zero point of a factor": (zero_point("t15", 1), "t16"),
 }
 
 

@@ -66,6 +66,16 @@ def _two_values(op: str, **attributes: Any) -> Callable[[ModelBuilder], Tensor]:
     return build
 
 
+def _product_with_a_channel(builder: ModelBuilder) -> Tensor:
+    one = builder.convolution(builder.image, builder.signs((1, 3, 1, 1)))
+    return builder.apply(builder.image, "Mul", one.name, name="guilty")
+
+
+def _product_with_flat_features(builder: ModelBuilder) -> Tensor:
+    gate = builder.reduce_mean(builder.image, keep=False)
+    return builder.apply(builder.image, "Mul", gate.name, name="guilty")
+
+
 def _batch_norm(**changes: Any) -> Callable[[ModelBuilder], Tensor]:
     def build(builder: ModelBuilder) -> Tensor:
         numbers = {"gain": np.ones(3), "shift": np.zeros(3), "mean": np.zeros(3), "variance": np.ones(3)}
@@ -157,7 +167,8 @@ REFUSALS: tuple[Case, ...] = (
     ("unknown operation", _node("Atan"), "operation is not supported"),
     ("unknown domain", _node("Relu", domain="com.example"), "operation of domain 'com.example' is not supported"),
     ("sign of ONNX", _node("Sign"), "ONNX Sign gives 0 at 0"),
-    ("product of two values", _two_values("Mul"), "multiplies two computed values"),
+    ("product with one number a pixel", _product_with_a_channel, "a value (3, 7, 6) times (1, 7, 6); a gate of"),
+    ("product with flat features", _product_with_flat_features, "by one of 2; keep the axes of the mean"),
     ("difference of two values", _two_values("Sub"), "is not a constant"),
     ("quotient with a value below", _node("Div", 1.0, first=True), "divides by a computed value"),
     ("division by zero", _node("Div", 0.0), "divides by 0"),

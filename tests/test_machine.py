@@ -22,6 +22,7 @@ from bnhw.program import (
     Convolve,
     Join,
     LookUp,
+    Multiply,
     PadChannels,
     PoolMaximum,
     PoolSum,
@@ -122,6 +123,10 @@ def element(program: Program, instruction: object, inputs: list[Array], source: 
             return int(table[c % len(table), codes[y, x, c]])
         case AddSaturating(low=low, high=high):
             return min(max(int(inputs[0][place]) + int(inputs[1][place]), low), high)
+        case Multiply(inputs=(_, name)):
+            other = inputs[1][n]
+            one = other[y % other.shape[0], x % other.shape[1], c]
+            return (int(codes[y, x, c]) - zero_point) * (int(one) - program.tensor[name].zero_point)
         case PoolSum(window=window):
             return sum(int(codes[yy, xx, c]) - zero_point for yy, xx, _, _ in taps(window, codes, y, x))
         case PoolMaximum(window=window):

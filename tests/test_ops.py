@@ -23,6 +23,7 @@ from bnhw.ops import (
     Flatten,
     GlobalAveragePool,
     MaxPool,
+    Product,
     Quantise,
     Role,
     Sign,
@@ -139,6 +140,15 @@ def test_pointwise_operations_by_example() -> None:
     assert padded.shape == (1, 2, 5, 9)
     assert padded.sum() == x.sum()
     np.testing.assert_array_equal(padded[0, :, 1, 2:5], x[0, :, 0])
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 3, 4), (2, 2, 1, 1)])
+def test_a_gate_multiplies_numbers_or_channels(shape: tuple[int, ...]) -> None:
+    random = np.random.default_rng(0)
+    x, gate = (random.normal(0, 1, size).astype(np.float32) for size in ((2, 2, 3, 4), shape))
+    result = apply(Product(), x, gate)
+    for n, c, row, column in np.ndindex(result.shape):
+        assert result[n, c, row, column] == x[n, c, row, column] * gate[n, c, row % shape[2], column % shape[3]]
 
 
 TYPES = st.builds(lambda bits, signed: IntegerType(bits=bits, signed=signed), st.integers(1, 16), st.booleans())

@@ -85,8 +85,8 @@ def test_choice_case_1_a_shift_is_chosen_wherever_its_codes_are_nearly_as_fine(r
     written = [edge for edge in edges if edge.role is Role.RESIDUAL and len(edge.common_gains) == 1]
     assert len(written) == 4
     for edge in written:
-        assert edge.unit.source is not None
-        coding, histogram = codings[edge.unit.source], calibration.groups[edge.unit.source].histogram
+        (source,) = edge.unit.sources
+        coding, histogram = codings[source], calibration.groups[source].histogram
         octaves = math.log2(codings[edge.group].scale / (edge.common_gains[0] * coding.scale))
         above = math.ceil(octaves - 1e-9) - octaves  # to the next coarser scale whose ratio is a power of two
         if above > 1e-6:

@@ -37,7 +37,7 @@ def edge_of(role: Role, *nodes: Nodes, shape: tuple[int, int, int] = (2, 6, 6)) 
 def test_a_convolution_s_gains_are_those_of_the_lines_behind_it() -> None:
     edge = edge_of(Role.ACTIVATION, CONV, affine([2, -3], [0.5, 0]), RELU, CONV)
     assert edge.unit.gains.tolist() == [[2, -3]]
-    assert (edge.unit.source, edge.unit.is_image, edge.common_gains, edge.is_step) == (None, False, (), True)
+    assert (edge.unit.sources, edge.unit.is_image, edge.common_gains, edge.is_step) == ((), False, (), True)
     assert edge.size == 2 * 6 * 6
 
 
@@ -98,10 +98,10 @@ def test_residual_operands_share_a_group_and_each_has_its_source() -> None:
     stream = [edge for edge in edges.values() if edge.role is Role.RESIDUAL]
     activations = [edge for edge in edges.values() if edge.role is Role.ACTIVATION]
     first, second = activations
-    by_source = {edge.unit.source: edge for edge in stream}
-    assert by_source[first.group].common_gains == (0.5,)
-    (group,) = {edge.group for edge in stream if edge.unit.source is not None and edge.unit.source == first.group}
-    assert second.unit.source == group
+    by_source = {edge.unit.sources: edge for edge in stream}
+    assert by_source[first.group,].common_gains == (0.5,)
+    (group,) = {edge.group for edge in stream if edge.unit.sources == (first.group,)}
+    assert second.unit.sources == (group,)
     assert second.common_gains == (1.0,)
 
 
@@ -110,6 +110,6 @@ def test_codings_of_the_model_have_negative_groups() -> None:
     graph = placed(CONV, Quantise(role=Role.ACTIVATION, quantisation=coding), CONV, RELU, CONV, shape=(2, 6, 6))
     edges, given = find_edges(graph)
     assert given == {-1: coding}
-    (behind,) = [edge for edge in edges if edge.unit.source == -1]
+    (behind,) = [edge for edge in edges if edge.unit.sources == (-1,)]
     assert behind.role is Role.ACTIVATION
     assert [edge.group for edge in edges if edge.point == "n1"] == [-1]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
-from program_builder import Builder, one_of_each
+from program_builder import BIT, Builder, one_of_each
 from program_strategies import programs
 
 from bnhw.dtypes import Array, IntegerType
@@ -84,7 +84,6 @@ def filled(number: int) -> Callable[[Array], Array]:
 
 UINT4, INT10 = IntegerType(bits=4, signed=False), IntegerType(bits=10, signed=True)
 UINT32, INT33 = IntegerType(bits=32, signed=False), IntegerType(bits=33, signed=True)
-BIT = IntegerType(bits=1, signed=False)
 
 RULES: tuple[tuple[str, Break, str], ...] = (
     # Text.
@@ -132,7 +131,7 @@ RULES: tuple[tuple[str, Break, str], ...] = (
     ("joins nothing", instruction("t11", inputs=()), "has 0 inputs"),
     # The output.
     ("returns the image", lambda p: replace(p, output="image"), "the output 'image' is made by no instruction"),
-    ("no instructions", lambda p: replace(p, instructions=()), "the output 't14' is made by no instruction"),
+    ("no instructions", lambda p: replace(p, instructions=()), "the output 't17' is made by no instruction"),
     ("returns a picture", lambda p: replace(p, output="t13"), r"the output 't13' has shape \(3, 2, 6\), expected \(1"),
     # Constants.
     ("no table", without("t0/table"), "its constants 't0/table' are missing"),
@@ -243,6 +242,15 @@ RULES: tuple[tuple[str, Break, str], ...] = (
         both(tensor("t3", zero_point=1), tensor("t5", zero_point=1), tensor("t6", zero_point=1)),
         "adds tensors of different codings or shapes, or with a zero point",
     ),
+    ("multiplies one tensor", instruction("t16", inputs=("t13",)), r"multiplies shapes \(3, 2, 6\); two, alike or"),
+    ("multiplies three", instruction("t16", inputs=("t13", "t15", "t15")), "two, alike or one number a channel"),
+    ("multiplies by pixels", instruction("t16", inputs=("t15", "t13")), r"multiplies shapes \(1, 1, 6\), \(3, 2, 6\)"),
+    (
+        "product of bits",
+        both(tensor("t15", dtype=BIT, bipolar=True, zero_point=0), instruction("t15", low=0, high=1)),
+        "multiplies 1-bit codes",
+    ),
+    ("product with a zero point", tensor("t16", zero_point=1), "or its result has a zero point"),
     ("sum clamped beyond", instruction("t6", high=600), r"clamps to \[-300, 600\]"),
     ("maximum of another type", tensor("t10", dtype=INT10), "its result has another coding than its input"),
     ("pads by -1", instruction("t1", before=-1), "pads by a negative number"),
@@ -260,6 +268,8 @@ RULES: tuple[tuple[str, Break, str], ...] = (
     ("clamped to another size", tensor("t3", shape=(5, 4, 3)), r"expected \(5, 4, 4\)"),
     ("accumulator a bit too narrow", tensor("t2", dtype=IntegerType(bits=8, signed=True)), "which is no int8"),
     ("pool a bit too narrow", tensor("t8", dtype=IntegerType(bits=6, signed=True)), "its result can be -.*, which is"),
+    ("product a bit too narrow", tensor("t16", dtype=IntegerType(bits=13, signed=True)), "its result can be -6132 to"),
+    ("product of another size", tensor("t16", shape=(3, 2, 5)), r"expected \(3, 2, 6\)"),
     ("global sum too narrow", tensor("t14", dtype=INT10), "its result can be -3066 to 3066, which is no int10"),
 )
 

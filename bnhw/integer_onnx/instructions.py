@@ -13,6 +13,7 @@ from bnhw.program import (
     Instruction,
     Join,
     LookUp,
+    Multiply,
     PadChannels,
     PoolMaximum,
     PoolSum,
@@ -36,6 +37,8 @@ def write_instruction(builder: GraphBuilder, instruction: Instruction) -> None:
             threshold(builder, instruction)
         case AddSaturating():
             _add(builder, instruction)
+        case Multiply():
+            _multiply(builder, instruction)
         case PoolSum():
             pool_sum(builder, instruction)
         case PoolMaximum():
@@ -65,6 +68,16 @@ def _add(builder: GraphBuilder, instruction: AddSaturating) -> None:
         return
     wide = (builder.cast(operand, TensorProto.INT64) for operand in (first, second))
     builder.clamp(builder.add("Add", *wide), span, low, high, instruction.output)
+
+
+def _multiply(builder: GraphBuilder, instruction: Multiply) -> None:
+    """ONNX repeats one number a channel over the pixels by itself."""
+    tensors = (builder.program.tensor[name] for name in instruction.inputs)
+    factors = (
+        builder.minus_zero_point(builder.operand(instruction, index), tensor.zero_point)
+        for index, tensor in enumerate(tensors)
+    )
+    builder.add("Mul", *factors, output=instruction.output)
 
 
 def _pad_channels(builder: GraphBuilder, instruction: PadChannels) -> None:

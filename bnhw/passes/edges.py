@@ -5,7 +5,8 @@ scales can be chosen such that ratios become powers of two; `bnhw.passes.scales`
 the model's own makes a group whose coding is given; its number is negative.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,6 +21,7 @@ from bnhw.ops import (
     Convolution,
     GlobalAveragePool,
     MaxPool,
+    Product,
     Quantise,
     QuantisePoint,
     Role,
@@ -31,14 +33,14 @@ from bnhw.verify import check_graph
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Unit:
-    """What one unit of the integers behind a value is worth: real = gains * scale of the source * integer + shift.
+    """What one unit of the integers behind a value is worth: real = gains * scales of the sources * integer + shift.
 
-    source: the group whose scale that is, or None for the image, whose scale is 1. gains: float64 (divisors, channels
-    or 1). shares: of all pixels, how many have each divisor, (divisors,). is_image: no integer but the image's own lies
-    before, so that the step is a lookup.
+    sources: the groups whose scales those are, two for a product, none for the image, whose scale is 1. gains:
+    float64 (divisors, channels or 1). shares: of all pixels, how many have each divisor, (divisors,). is_image: no
+    integer but the image's own lies before, so that the step is a lookup.
     """
 
-    source: int | None = None
+    sources: tuple[int, ...] = ()
     gains: Array
     shares: Array
     is_image: bool = False
@@ -66,6 +68,10 @@ class Edge:
         same = bool((gains == gains[:, :1]).all() and gains[0, 0] > 0)
         return tuple(float(gain) for gain in gains[:, 0]) if same else ()
 
+    def scale_before(self, codings: Mapping[int, Quantisation]) -> float:
+        """The scale of the integers before the step, where all their groups have a coding."""
+        return math.prod(codings[source].scale for source in self.unit.sources)
+
     @property
     def is_step(self) -> bool:
         """Whether a line is computed: neither a lookup nor a sign, whose threshold holds any ratio."""
@@ -91,18 +97,22 @@ def find_edges(graph: Graph) -> tuple[tuple[Edge, ...], Mapping[int, Quantisatio
                 group = -1 - len(given)
                 given[group] = quantisation
             case _:
-                units[node.output] = _unit_behind(node, unit, shapes)
+                others = [units[name] for name in node.inputs[1:]]
+                units[node.output] = _unit_behind(node, unit, others, shapes)
                 continue
         size = int(np.prod(shapes[node.output]))
         edges.append(Edge(point=node.output, group=group, role=role, unit=unit, size=size))
-        units[node.output] = Unit(source=group, gains=ONE, shares=ALL)
+        units[node.output] = Unit(sources=(group,), gains=ONE, shares=ALL)
     return tuple(edges), given
 
 
-def _unit_behind(node: Node, unit: Unit, shapes: Mapping[str, Shape]) -> Unit:
+def _unit_behind(node: Node, unit: Unit, others: Sequence[Unit], shapes: Mapping[str, Shape]) -> Unit:
     match node.attributes:
         case Convolution():
             return replace(unit, is_image=False)
+        case Product():
+            sources = (*unit.sources, *others[0].sources)
+            return Unit(sources=sources, gains=unit.gains * others[0].gains, shares=ALL)
         case Affine(scale=scale):
             return unit.scaled(scale[None, :])
         case Sign():

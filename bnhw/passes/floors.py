@@ -13,6 +13,7 @@ from bnhw.ops import (
     Concatenate,
     GlobalAveragePool,
     MaxPool,
+    Product,
     Quantise,
     QuantisePoint,
 )
@@ -31,6 +32,8 @@ def find_floors(graph: Graph) -> Mapping[int, float]:
                 floor = activation.floor
             case Affine(scale=scale, shift=shift):
                 floor = floor if floor == 0 and (scale >= 0).all() and (shift >= 0).all() else -math.inf
+            case Product():
+                floor = 0.0 if floor >= 0 else -math.inf
             case ChannelPad() | AveragePool():
                 floor = min(floor, 0.0)
             case Quantise(quantisation=quantisation):

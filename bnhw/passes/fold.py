@@ -13,6 +13,9 @@ A batch norm, a bias, a temperature, a weight scale are all Affine nodes. Cases,
 9. Sign of a Clamp whose bounds lie on both sides of 0: the Sign alone, which stays exact.
 10. Affine with a scale that is not positive, of a max pool of an Affine with positive scales: the pool first, on exact
     sums, and one Affine.
+11. Global average pool of a value of which a Product reads an Affine without zeros: of that Affine, whose codes the
+   Product needs anyway, and the inverse Affine behind. There case 4 does not apply.
+12. Product with an Affine without shift as its gate: the Product first.
 What is refused elsewhere stays: an Affine before a zero-padded convolution with a shift is not folded into it,
 because the padding comes after it (the border would be wrong).
 """
@@ -31,6 +34,7 @@ from bnhw.ops import (
     Convolution,
     GlobalAveragePool,
     MaxPool,
+    Product,
     Quantise,
     Sign,
     freeze,
@@ -129,7 +133,7 @@ def _pool_before_affine(graph: Graph, node: Node) -> Graph | None:
     affine = source.attributes
     match node.attributes:
         case GlobalAveragePool():
-            movable = True
+            movable = not _is_multiplied(graph, source)
         case AveragePool(count_padding=counts):
             movable = not (counts and affine.shift.any())
         case Convolution():
@@ -137,6 +141,40 @@ def _pool_before_affine(graph: Graph, node: Node) -> Graph | None:
         case _:
             movable = False
     return _swap(graph, node, source, node, source) if movable else None
+
+
+def _is_multiplied(graph: Graph, node: Node) -> bool:
+    """Whether a Product reads a value as what its gate multiplies."""
+    readers = graph.consumers.get(node.output, ())
+    return any(isinstance(reader.attributes, Product) and reader.inputs[0] == node.output for reader in readers)
+
+
+def _pool_of_factor(graph: Graph, node: Node) -> Graph | None:
+    if not isinstance(node.attributes, GlobalAveragePool):
+        return None
+    for scaled in graph.consumers[node.inputs[0]]:
+        match scaled.attributes:
+            case Affine(scale=scale, shift=shift) if scale.all() and _is_multiplied(graph, scaled):
+                inverse = Affine(scale=freeze(1 / scale), shift=freeze(-shift / scale))
+                names = {existing.output for existing in graph.nodes}
+                fresh = unique_name(f"{node.output}/{scaled.op.lower()}", names)
+                pool = replace(node, name=fresh, output=fresh, inputs=(scaled.output,))
+                apart = graph.with_nodes(existing for existing in graph.nodes if existing is not scaled)
+                return _substitute(apart, node, scaled, pool, replace(node, inputs=(fresh,), attributes=inverse))
+    return None
+
+
+def _product_before_factor(graph: Graph, node: Node) -> Graph | None:
+    if not isinstance(node.attributes, Product):
+        return None
+    gate = graph.producers.get(node.inputs[1])
+    match gate and gate.attributes:
+        case Affine(shift=shift) as affine if not shift.any():
+            assert gate is not None
+            fresh = unique_name(f"{node.output}/product", {existing.output for existing in graph.nodes})
+            product = replace(node, name=fresh, output=fresh, inputs=(node.inputs[0], gate.inputs[0]))
+            return _substitute(graph, node, product, replace(node, inputs=(fresh,), attributes=affine))
+    return None
 
 
 def _max_pool_last(graph: Graph, node: Node) -> Graph | None:
@@ -234,6 +272,8 @@ REWRITES: tuple[Rewrite, ...] = (
     _merge_clamps,
     _affine_before_clamp,
     _pool_before_affine,
+    _pool_of_factor,
+    _product_before_factor,
     _max_pool_last,
     _max_pool_first,
     _sign_without_clamp,

@@ -119,9 +119,10 @@ def _cheapest_step(
     edge: Edge, codings: Mapping[int, Quantisation], calibration: Calibration, options: CompileOptions, budget_db: float
 ) -> Step:
     moments, coding = calibration.points[edge.point], codings[edge.group]
-    source = 1.0 if edge.unit.source is None else codings[edge.unit.source].scale
     channels = len(moments.mean)
-    ratios = np.broadcast_to(edge.unit.gains * (source / coding.scale), (len(edge.unit.shares), channels))
+    ratios = np.broadcast_to(
+        edge.unit.gains * (edge.scale_before(codings) / coding.scale), (len(edge.unit.shares), channels)
+    )
     budget = (10 ** (budget_db / 10) - 1) * _code_noise(edge, codings, calibration)
     digits, noise = _fewest_digits(edge, ratios, moments, budget)
     levels = coding.dtype.high - coding.dtype.low
@@ -149,8 +150,8 @@ def _code_noise(edge: Edge, codings: Mapping[int, Quantisation], calibration: Ca
     moments = calibration.points[edge.point]
     relative = [
         observed.histogram.noise(codings[group]) / max(observed.histogram.power, 1e-300)
-        for group in (edge.group, edge.unit.source)
-        if group is not None and (observed := calibration.groups.get(group)) is not None
+        for group in (edge.group, *edge.unit.sources)
+        if (observed := calibration.groups.get(group)) is not None
     ]
     power = float((moments.share * (moments.variance + moments.mean**2)).mean())
     return max(relative, default=0.0) * power

@@ -15,7 +15,9 @@ Sign, Activation, an average whose divisor differs at the border). Cases:
    between. In front of an Activation stands an ARGUMENT point, whose codes a table turns into codes of the result; but
    not where `thresholds` express the function, which they do behind ACTIVATION points, and not behind the image.
 5. A Quantise of the model's own is left as it is; convolutions read its codes if they have activation width.
-6. The output gets a LOGITS point unless it is exact up to one factor for all classes, which becomes the scale of
+6. Both operands of a Product are codes: those there are, else the gate gets a GATE point and the other a FACTOR point.
+   A global average of what such a point reads reads its codes too: they are narrower than sums.
+7. The output gets a LOGITS point unless it is exact up to one factor for all classes, which becomes the scale of
    the logits and costs nothing.
 """
 
@@ -33,7 +35,9 @@ from bnhw.ops import (
     Clamp,
     Concatenate,
     Convolution,
+    GlobalAveragePool,
     MaxPool,
+    Product,
     Quantise,
     QuantisePoint,
     Role,
@@ -141,7 +145,7 @@ class _Placer:
         self.states: dict[str, State] = {value.name: State.EXACT for value in source.inputs}
         self.roles: dict[str, Role] = {}
         self.from_image: set[str] = {value.name for value in source.inputs}
-        self.points: dict[tuple[str, int | None], str] = {}
+        self.points: dict[tuple[str, int | None, Role | None], str] = {}
         self.arguments: dict[str, str] = {}
         existing = [n.attributes.group for n in source.nodes if isinstance(n.attributes, QuantisePoint)]
         self.next_group = max(existing, default=-1) + 1
@@ -158,6 +162,13 @@ class _Placer:
                 node = replace(node, inputs=tuple(self.codes(name, group=group, role=role) for name in node.inputs))
                 state = State.CODED
                 self.roles[node.output] = role
+            case Product():
+                value, gate = node.inputs
+                node = replace(node, inputs=(self.operand(value, Role.FACTOR), self.operand(gate, Role.GATE)))
+                state = State.EXACT
+            case GlobalAveragePool() if self.is_multiplied(node.inputs[0]):
+                node = replace(node, inputs=(self.operand(node.inputs[0], Role.FACTOR),))
+                state = State.EXACT
             case Affine():
                 state = State.SCALED
                 node = self.extend_chain(node, State.DIVIDED)
@@ -177,10 +188,20 @@ class _Placer:
             case _:
                 node = self.exact_inputs(node)
                 state = self.state_of_sum(node)
-        if not isinstance(node.attributes, Convolution) and set(node.inputs) <= self.from_image:
+        if not isinstance(node.attributes, Convolution | Product) and set(node.inputs) <= self.from_image:
             self.from_image.add(node.output)
         self.states[node.output] = state
         self.nodes.append(node)
+
+    def operand(self, value: str, role: Role) -> str:
+        """Codes of an operand of a product (case 6)."""
+        is_image = value == self.source.inputs[0].name
+        return value if is_image or self.states[value] is State.CODED else self.codes(value, role=role)
+
+    def is_multiplied(self, value: str) -> bool:
+        """Whether a Product reads a value as what its gate multiplies."""
+        readers = self.source.consumers.get(value, ())
+        return any(isinstance(reader.attributes, Product) and reader.inputs[0] == value for reader in readers)
 
     def exact_inputs(self, node: Node) -> Node:
         """`node` reading codes or exact sums only."""
@@ -233,7 +254,7 @@ class _Placer:
         """Whether points other than ACTIVATION read a value or its clamp."""
         readers = self.source.consumers.get(value, ())
         return value in self.source.outputs or any(
-            isinstance(reader.attributes, QuantisePoint)
+            isinstance(reader.attributes, QuantisePoint | Product)
             or (isinstance(reader.attributes, Concatenate) and self.role_of_joined(reader) is Role.RESIDUAL)
             or (isinstance(reader.attributes, Clamp) and self.is_read_finely(reader.output))
             for reader in readers
@@ -254,10 +275,11 @@ class _Placer:
 
     def codes(self, value: str, *, group: int | None = None, role: Role | None = None) -> str:
         """The point behind `value`; made if there is none yet."""
-        if (value, group) not in self.points:
+        key = (value, group, role)
+        if key not in self.points:
             role = role or (Role.INPUT if value in self.from_image else Role.ACTIVATION)
-            self.points[value, group] = self.insert(value, role, self.new_group() if group is None else group)
-        return self.points[value, group]
+            self.points[key] = self.insert(value, role, self.new_group() if group is None else group)
+        return self.points[key]
 
     def insert(self, value: str, role: Role, group: int) -> str:
         """Append a point that reads `value`; returns its name."""
@@ -282,7 +304,7 @@ class _Placer:
         return self.next_group - 1
 
     def finish_output(self) -> None:
-        """Case 6."""
+        """Case 7."""
         (value,) = self.outputs
         if self.states[value] is State.EXACT or (self.states[value] is State.CODED and value in self.roles):
             return

@@ -163,7 +163,7 @@ class _Search:
         largest_ratio = float(1 << (mode.number - 2 if multiplies else SHIFT_RATIO_BITS))
         finest: dict[int, float] = {}
         for edge in self.edges:
-            largest = float(np.abs(edge.unit.gains).max()) * _scale_before(edge, codings) / largest_ratio
+            largest = float(np.abs(edge.unit.gains).max()) * edge.scale_before(codings) / largest_ratio
             finest[edge.group] = max(largest, finest.get(edge.group, 0.0))
         return finest
 
@@ -172,7 +172,7 @@ class _Search:
         if role is not Role.RESIDUAL or not first:
             return None
         steps = [
-            gain * _scale_before(edge, first)
+            gain * edge.scale_before(first)
             for edge in self.edges
             if edge.group == group
             for gain in (edge.common_gains or (math.nan,))
@@ -186,7 +186,7 @@ class _Search:
         behind = [  # but for the model's own steps, of which no moments are kept
             edge
             for edge in self.edges
-            if edge.unit.source == group and edge.group in chosen and edge.group not in self.given
+            if edge.unit.sources == (group,) and edge.group in chosen and edge.group not in self.given
             if edge.common_gains and edge.is_step
         ]
         scored = [
@@ -233,10 +233,11 @@ class _Search:
 
     def scale_before(self, edge: Edge, chosen: Codings) -> float | None:
         """The scale of the integers before a step, as far as it is fixed: in part by a floor, else None."""
-        source = edge.unit.source
-        if source is None or source in chosen:
-            return _scale_before(edge, chosen)
-        floor = self.floors[source]
+        if all(source in chosen for source in edge.unit.sources):
+            return edge.scale_before(chosen)
+        if len(edge.unit.sources) > 1:
+            return None
+        floor = self.floors[edge.unit.sources[0]]
         return -floor if edge.common_gains and -math.inf < floor < 0 else None
 
     def candidates(
@@ -274,11 +275,6 @@ class _Search:
                     octave = math.ceil(math.log2(form.least / scale) - 1e-9)
                     if scale * 2.0**octave <= form.most * (1 + 1e-9):
                         yield scale * 2.0**octave
-
-
-def _scale_before(edge: Edge, codings: Codings) -> float:
-    source = edge.unit.source
-    return 1.0 if source is None else codings[source].scale
 
 
 def exact_residual_scale(steps: list[float]) -> float | None:

@@ -12,6 +12,7 @@ from bnhw.program import (
     Convolve,
     Instruction,
     LookUp,
+    Multiply,
     PoolMaximum,
     PoolSum,
     Program,
@@ -209,6 +210,10 @@ def _details(program: Program, instruction: Instruction) -> str:
             return f"threshold, {_number(levels, 'level')}, {_number(sets, 'set')}{divisors}"
         case AddSaturating(low=low, high=high):
             return f"clamp {low}..{high}"
+        case Multiply(inputs=names):
+            first, second = (program.tensor[name] for name in names)
+            alike = "" if first.shape == second.shape else ", one factor a channel"
+            return f"{first.dtype} x {second.dtype}{alike}, {first.size:,} multiplications"
         case LookUp(table=name):
             rows, entries = program.constants[name].shape
             return f"{_number(rows, 'table')} of {entries}"
