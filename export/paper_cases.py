@@ -64,6 +64,11 @@ class Case:
     ensemble: int = 1
     crops: bool = False
 
+    @property
+    def side(self) -> int:
+        """Side of the network's input in the paper."""
+        return DATASETS[self.dataset][0]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:

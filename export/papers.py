@@ -1,6 +1,6 @@
 """Every table of the four papers, and the systems in them: network, normalisation, weights.
 
-`TABLES` is what `benchmarks/seed_tables.py` runs; `list_systems` is what tests export and compile, and the README's table.
+`TABLES` is what `benchmarks/seed_tables.py` runs; `list_systems` is what tests export and compile, and what the README lists.
 """
 
 from collections.abc import Mapping
