@@ -157,7 +157,8 @@ def _say(text: str) -> None:
 
 
 def _table_text(table: Table, cases: Sequence[tuple[Case, Job | None]], lines: Sequence[Line]) -> str:
-    head = f"## Table {table.name}: {table.title}\n\n{table.measure.capitalize()} in percent; runs in the paper: {table.runs}."
+    head = f"## Table {table.name}: {table.title}\n\n"
+    head += f"{table.measure.capitalize()} in percent; runs in the paper: {table.runs}."
     absent = sorted({case.dataset for case, job in cases if job is None})
     if absent:
         named = ", ".join(absent)
@@ -168,18 +169,18 @@ def _table_text(table: Table, cases: Sequence[tuple[Case, Job | None]], lines: S
 def _budget_text(options: argparse.Namespace, images: dict[str, Images]) -> str:
     sets = "; ".join(f"{name}: {len(i.train):,} training and {len(i.test):,} test images" for name, i in images.items())
     changes = [
-        f"{options.epochs or 'all'} epochs",
-        f"{options.seeds} seed{'s' if options.seeds > 1 else ''}",
-        f"width x {options.width:g}",
+        f"epochs: {options.epochs or 'as in the paper'}",
+        f"up to {options.seeds} seeds" if options.seeds > 1 else "1 seed",
+        f"width times {options.width:g}",
         f"at most {options.units} blocks of one image size" if options.units else "full depth",
         f"{options.precision} convolutions in training",
     ]
     return (
         f"Budget: {', '.join(changes)}; {sets or 'no data'}.\n\n"
-        "Here: mean ± standard deviation over the seeds; bold: significantly better than the base of its group "
-        "(one-sided paired t-test, p < 0.05). Integers: accuracy of the compiled network (8 bits, default options, "
-        f"seed 1) less that of the float network, in points, on {options.integer_images:,} test images. Operations are "
-        "those of one image, bits those of the whole network."
+        "Here: mean ± standard deviation over the seeds, their number in brackets; bold: significantly better than the base "
+        "of its group (one-sided paired t-test, p < 0.05). Integers: accuracy of the compiled network (8 bits, default "
+        f"options, seed 1) less that of the float network, in points, on at most {options.integer_images:,} test "
+        "images. Operations are those of one image, bits those of the whole network."
     )
 
 

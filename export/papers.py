@@ -1,6 +1,7 @@
 """Every table of the four papers, and the systems in them: network, normalisation, weights.
 
-`TABLES` is what `benchmarks/seed_tables.py` runs; `list_systems` is what tests export and compile, and what the README lists.
+`TABLES` is what `benchmarks/seed_tables.py` runs; `list_systems` is what tests export and compile, and what the
+README lists.
 """
 
 from collections.abc import Mapping

@@ -168,7 +168,8 @@ def _markdown_row(line: Line) -> list[str]:
         cells += [f"diverged ({line.diverged})" if line.diverged else "not run", "-"]
     else:
         found = f"**{summary}**" if summary.better else str(summary)
-        cells.append(found + (f", {line.diverged} diverged" if line.diverged else ""))
+        runs = f"{summary.runs}, {line.diverged} diverged" if line.diverged else str(summary.runs)
+        cells.append(f"{found} ({runs})")
         cells.append("-" if summary.p_value is None else f"{summary.p_value:.3f}")
     if cost is None or cost.problem:
         return [*cells, cost.problem if cost else "-", *["-"] * 5]

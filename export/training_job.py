@@ -195,6 +195,7 @@ def channel_statistics(images: Array) -> tuple[tuple[float, ...], tuple[float, .
 
 
 def initial_network(config: NetworkConfig, seed: int) -> nn.Module:
+    """A network with the initial weights of a seed; torch's global generator is left as it was."""
     with torch.random.fork_rng():
         torch.manual_seed(spread_seed(seed, "weights"))
         return build_network(config)

@@ -1,8 +1,8 @@
 """Every system of the four papers, from its first training step to integers: one test over `list_systems`.
 
 Untrained deep networks amplify noise from layer to layer without any integer (see
-`test_an_untrained_network_amplifies_noise_without_any_integer`), so that they may stay below `LEAST_DB`. What 8-bit codes
-are held to there is that no layer adds more than `DROP_DB`, and the table of layers shows where the ratio goes.
+`test_an_untrained_network_amplifies_noise_without_any_integer`), so that they may stay below `LEAST_DB`. What 8-bit
+codes are held to there is that no layer adds more than `DROP_DB`, and the table of layers shows where the ratio goes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,9 +19,9 @@ torch = pytest.importorskip("torch", reason="bnhw.export needs torch")
 from bnhw.compare import first_difference, measure_fidelity  # noqa: E402
 from bnhw.compiler import check, compile_model  # noqa: E402
 from bnhw.dtypes import Array  # noqa: E402
-from bnhw.export.networks import PRESETS, NetworkConfig, build_network  # noqa: E402
-from bnhw.export.paper_cases import DATASETS, Case  # noqa: E402
-from bnhw.export.papers import TABLES, describe_systems, list_systems  # noqa: E402
+from bnhw.export.networks import NetworkConfig, build_network  # noqa: E402
+from bnhw.export.paper_cases import Case  # noqa: E402
+from bnhw.export.papers import list_systems  # noqa: E402
 from bnhw.export.recipes import Recipe  # noqa: E402
 from bnhw.export.reduction import first_channels, reduce_network  # noqa: E402
 from bnhw.export.to_onnx import to_onnx  # noqa: E402
@@ -33,7 +33,7 @@ from bnhw.machine import Machine  # noqa: E402
 
 LEAST_DB = 25.0
 FLOAT_NOTE = ("have no 1-bit weights, rounded to 8 bits",)
-"""What `bnhw check` says of networks with float weights, and all that it says of them; of 1-bit networks it says nothing."""
+"""All that `bnhw check` says of networks with float weights; of 1-bit networks it says nothing."""
 
 SYSTEMS = list_systems()
 
@@ -98,9 +98,7 @@ def smooth_pixels(config: NetworkConfig, count: int, seed: int) -> Array:
 
 def one_step(recipe: Recipe) -> Recipe:
     """The recipe for one batch, then batch-norm statistics of the same batch: one step alone would hardly move them."""
-    return replace(
-        recipe, epochs=1, batch_size=64, validation_part=0.0, choose_best=False, reestimate_batch_norm=True
-    )
+    return replace(recipe, epochs=1, batch_size=64, validation_part=0.0, choose_best=False, reestimate_batch_norm=True)
 
 
 def trained(case: Case, config: NetworkConfig, images: Array) -> "torch.nn.Module":
@@ -115,7 +113,9 @@ def trained(case: Case, config: NetworkConfig, images: Array) -> "torch.nn.Modul
 
 
 def layer_table(layers: Sequence[LayerFidelity]) -> str:
-    return "\n".join(f"{one.signal_to_noise_db:7.1f} dB, drop {one.drop_db:5.1f}: {one.kind} {one.name}" for one in layers)
+    return "\n".join(
+        f"{one.signal_to_noise_db:7.1f} dB, drop {one.drop_db:5.1f}: {one.kind} {one.name}" for one in layers
+    )
 
 
 @pytest.mark.parametrize(("paper", "case", "size"), sized_cases())
