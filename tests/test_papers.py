@@ -52,7 +52,7 @@ class Size:
     images: int
 
 
-SMALL = Size(channels=8, units=1, small_side=16, large_side=32, images=32)
+SMALL = Size(channels=8, units=1, small_side=16, large_side=64, images=32)
 FULL = Size(channels=None, units=None, small_side=32, large_side=64, images=8)
 
 

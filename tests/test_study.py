@@ -166,7 +166,7 @@ def test_a_table_in_small_holds_the_scores_of_its_runs_and_the_costs_of_its_prog
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "study"
-    only = ("--only", "1 bit weights, sReLU", "--tables", "1-I", "1-II")
+    only = ("--only", "wrn-20-4, 1 bit weights, sReLU", "--tables", "1-I", "1-II")
     arguments = ["--out", str(out), "--data", f"cifar10={data}", *only, *SMALL, "--seeds", "2", "--epochs", "1"]
     seed_tables().main(arguments)
     printed = capsys.readouterr().out
@@ -174,7 +174,7 @@ def test_a_table_in_small_holds_the_scores_of_its_runs_and_the_costs_of_its_prog
     lines = {(line["group"], line["row"]): line for line in read_lines(out / "tables.csv")}
     assert [row for group, row in lines if group.startswith("wrn-20-4,")] == ["Baseline 1", "sReLU only"]
     runs = read_rows(out / "runs.csv", Run)
-    assert len(runs) == 2 * len(lines) == 8
+    assert len(runs) == 2 * len(lines) == 4
     base, own = (lines["wrn-20-4, 1 bit weights", row] for row in ("Baseline 1", "sReLU only"))
     jobs = dict.fromkeys(run.key for run in runs)
     found = [[100 * (1 - (run.top_1 or 0)) for run in runs if run.key == key] for key in jobs]
@@ -207,7 +207,6 @@ def continue_without_training_again(out: Path, arguments: list[str], capsys: pyt
     last.unlink()
     seed_tables().main(arguments)
     again = capsys.readouterr().out
-    assert again.count(" weights, ") > 1
     assert again.count("epoch 1/1") == 1
     assert (out / "tables.csv").read_bytes() == before
     changed = {path for path, time in trained.items() if path.stat().st_mtime_ns != time}
