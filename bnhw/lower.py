@@ -75,7 +75,7 @@ def lower(graph: Graph, provenance: Provenance) -> Program:
         constants=state.constants,
         input=image.name,
         output=output.name,
-        provenance=replace(provenance, notes=(*graph.notes, *_product_notes(graph), *_rounding_notes(state.errors))),
+        provenance=replace(provenance, notes=(*graph.notes, *_rounding_notes(state.errors))),
     )
 
 
@@ -215,14 +215,6 @@ def _finish(state: Lowering, name: str) -> Tensor:
         )
     state.tensors[value.name] = value
     return value
-
-
-def _product_notes(graph: Graph) -> list[str]:
-    names = [node.name for node in graph.nodes if isinstance(node.attributes, Product)]
-    if not names:
-        return []
-    which = "1 product" if len(names) == 1 else f"{len(names)} products"
-    return [f"{which} of two computed values, on multipliers: {', '.join(names)}"]
 
 
 def _rounding_notes(errors: Mapping[str, RatioError]) -> list[str]:

@@ -35,9 +35,9 @@ class TrainingJob:
     recipe, network: names in `RECIPES` and `PRESETS`. output: the checkpoint; the CSV, the plot and, while it is not
     finished, the state have its name and other endings.
     data, test_data, dataset: see `bnhw.datasets.load_train_and_test`.
-    norm: a value of `Normalisation`; temperature, gain, dropout: see `NormalisationConfig`. input_norm: its `input`;
-        None is "batch_norm" in the recipes of paper 3, and "offline" with the training images' statistics in all
-        others.
+    norm: a value of `Normalisation`; temperature, gain, dropout: see `NormalisationConfig`. weights: "1bit" or "float".
+    input_norm: `NormalisationConfig.input`; None is "batch_norm" in the recipes of paper 3, and "offline" with the
+        training images' statistics in all others.
     width: of wide residual networks. crop: side of the network's input where it is smaller than the images.
     rate: highest learning rate of the recipe's schedule.
     """
@@ -48,8 +48,8 @@ class TrainingJob:
     test_data: Path | None = None
     dataset: str | None = None
     network: str = "wrn-20-4"
-    norm: str = "shifted_relu"
-    weights: str = "1bit"
+    norm: str | None = None
+    weights: str | None = None
     width: float | None = None
     crop: int | None = None
     temperature: float | None = None
@@ -114,7 +114,7 @@ def run_job(job: TrainingJob, progress_bar: ProgressBar, say: Callable[[str], ob
     def on_epoch(records: tuple[EpochRecord, ...]) -> None:
         write_atomically(files.csv, as_csv(records).encode())
         if plotting:
-            write_plot(records, files.plot, title=f"{job.network} {job.norm} {job.weights}, {job.recipe}")
+            write_plot(records, files.plot, title=_title(job))
         say(_line(records[-1], recipe.epochs))
 
     with progress_bar("training", count_steps(recipe, data)) as progress:
@@ -157,24 +157,23 @@ def config_of_job(job: TrainingJob, images: Dataset) -> NetworkConfig:
         "classes": len(images.classes),
         "input_channels": channels,
         "image_size": (job.crop, job.crop) if job.crop is not None else (height, width),
-        "weights": job.weights,
     }
-    if job.width is not None:
-        wanted["width"] = job.width
+    wanted |= {key: value for key, value in (("weights", job.weights), ("width", job.width)) if value is not None}
     known = {field.name for field in fields(config)}  # type: ignore[arg-type]  # every configuration is a dataclass
     if unknown := [name for name in wanted if name not in known]:
         raise BadInput(
             f"network {job.network} has no option {', '.join(unknown)}; leave it out, or choose a wrn network"
         )
-    normalisation = _normalisation(job, images.images)
+    normalisation = _normalisation(job, config, images.images)
     if "input_mean" in known:  # one number a channel, whether it is used or not
         wanted |= dict(zip(("input_mean", "input_std"), channel_statistics(images.images), strict=True))
     return with_normalisation(replace(config, **wanted), normalisation)  # type: ignore[type-var]  # a dataclass
 
 
-def _normalisation(job: TrainingJob, images: Array) -> NormalisationConfig:
-    if job.norm not in list(Normalisation):
-        raise BadInput(f"normalisation {job.norm!r} is unknown; choose one of {', '.join(Normalisation)}")
+def _normalisation(job: TrainingJob, config: NetworkConfig, images: Array) -> NormalisationConfig:
+    norm = job.norm or _own_normalisation(config)
+    if norm not in list(Normalisation):
+        raise BadInput(f"normalisation {norm!r} is unknown; choose one of {', '.join(Normalisation)}")
     kind = job.input_norm or ("batch_norm" if job.recipe.startswith("paper-3") else "offline")
     if kind not in get_args(InputKind):
         raise BadInput(f"input normalisation {kind!r} is unknown; choose one of {', '.join(get_args(InputKind))}")
@@ -182,7 +181,17 @@ def _normalisation(job: TrainingJob, images: Array) -> NormalisationConfig:
     values = {name: value for name, value in values.items() if value is not None}
     if kind == "offline":
         values["input_mean"], values["input_std"] = channel_statistics(images)
-    return NormalisationConfig(kind=Normalisation(job.norm), input=kind, **values)  # type: ignore[arg-type]  # checked above
+    return NormalisationConfig(kind=Normalisation(norm), input=kind, **values)  # type: ignore[arg-type]  # checked above
+
+
+def _own_normalisation(config: NetworkConfig) -> str:
+    """The value of `Normalisation` that a configuration has, by itself or in a `NormalisationConfig`."""
+    own = config.to_json()["normalisation"]
+    return str(own["kind"] if isinstance(own, dict) else own)
+
+
+def _title(job: TrainingJob) -> str:
+    return " ".join(filter(None, (job.network, job.norm, job.weights, job.recipe)))
 
 
 def channel_statistics(images: Array) -> tuple[tuple[float, ...], tuple[float, ...]]:

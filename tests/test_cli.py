@@ -87,7 +87,7 @@ def test_mode_auto_says_what_was_chosen_for_the_steps(files: Path, call: Call) -
     assert done.code == 0
     line = r"requantise: \d+ shift, \d+ csd \(mean \d\.\d digits\), 0 multiply, \d+ threshold\n"
     assert re.search(line, done.err), done.err
-    assert re.search(r"requantise steps could not hold their ratio in modes csd:\d, csd:\d", done.err), done.err
+    assert re.search(r"requantise steps could not hold their ratio in modes? csd:\d", done.err), done.err
     assert "requantise:" not in call(*arguments, "--requantise", "csd:2").err
 
 

@@ -1,5 +1,6 @@
 """The temperature of the softmax decides whether a network without batch norm trains (paper 1, section III-D)."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -16,6 +17,15 @@ from bnhw.export.zoo import WideResNet, WideResNetConfig  # noqa: E402
 
 RECIPE = replace(RECIPES["paper-1"], augmentation=Augmentation())
 """The learning rate starts at 0.1; digits are too small for crops and cutout."""
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small operations gain nothing from more, and lose much where processors are busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -156,7 +156,8 @@ def test_the_attacks_are_real(tmp_path: Path) -> None:
     for name in ("command", "program", "evaluation", "execution", "file", "nested", "pickle in pickle"):
         trap = tmp_path / "trap"
         pickle.loads(pickle.dumps(attacks(trap)[name]))  # noqa: S301 - what must not happen elsewhere
-        trap.unlink()  # it was there
+        assert trap.exists()
+        trap.unlink()
 
 
 def test_calls_outside_of_arrays_are_refused_though_their_names_are_known() -> None:

@@ -13,7 +13,7 @@ from bnhw.integer_onnx.convolution import _digit_bits
 from bnhw.onnx_machine import OnnxMachine
 from bnhw.ops import Window
 from bnhw.options import RequantiseMode
-from bnhw.program import AddSaturating, Convolve, LookUp, PoolMaximum, PoolSum, Requantise, Tensor, Threshold
+from bnhw.program import AddSaturating, Convolve, LookUp, Multiply, PoolMaximum, PoolSum, Requantise, Tensor, Threshold
 
 INT32 = IntegerType(bits=32, signed=True)
 LOWEST, HIGHEST = -(1 << 31), (1 << 31) - 1
@@ -276,3 +276,16 @@ def test_the_sum_of_unsigned_31_bit_codes_is_clamped_not_wrapped() -> None:
     instruction = AddSaturating(inputs=("t0", "t0"), output="t1", low=0, high=HIGHEST)
     result = builder.append(instruction, source, (0, HIGHEST))
     assert run(builder, result, image).reshape(-1).tolist() == [HIGHEST, HIGHEST, 2, 0]
+
+
+@pytest.mark.parametrize(("other", "zero_point"), [(1, 0), (-1, -2), (2, 1)])
+def test_products_reach_the_ends_of_32_bits(other: int, zero_point: int) -> None:
+    numbers = np.array([LOWEST, HIGHEST, 46340, -3]).reshape(2, 2, 1)
+    builder, source, image = pixels_as(numbers, coded(INT32))
+    factor = coded(IntegerType(bits=3, signed=True), zero_point=zero_point)
+    table = LookUp(inputs=("image",), output="t1", table=builder.constant("t1/table", np.full((1, 256), other)))
+    one = builder.append(table, replace(factor, shape=numbers.shape), (other, other))
+    instruction = Multiply(inputs=(source.name, one.name), output="t2")
+    result = builder.sums(instruction, numbers.shape, (LOWEST, HIGHEST))
+    assert other - zero_point == 1
+    assert run(builder, result, image).reshape(-1).tolist() == numbers.reshape(-1).tolist()

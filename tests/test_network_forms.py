@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bnhw.compare import measure_fidelity
-from bnhw.compiler import compile_model
+from bnhw.compiler import check, compile_model
 from bnhw.count import ActionKind, count_program, total
 from bnhw.dtypes import Array
 from bnhw.fidelity import DROP_DB, first_drop, measure_layers, reference_graph
@@ -83,6 +83,7 @@ def test_relu6_saturates_in_its_codes_and_costs_nothing(tmp_path: Path) -> None:
 
 def test_a_data_dependent_scale_costs_one_multiplication_a_number(tmp_path: Path) -> None:
     program = compiled("rbn, 1-bit", tmp_path / "model.onnx")
+    assert any("4 products of two computed values" in note for note in check(tmp_path / "model.onnx").notes)
     products = [layer for layer in count_program(program) if isinstance(layer.instruction, Multiply)]
     sizes = [program.tensor[layer.instruction.output].size for layer in products]
     assert sizes == [WIDTH * size * size for size in (32, 16, 16, 8)]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 from graph_helpers import affine, chain
-from pass_helpers import CONV, RELU, expect_same, kinds, only, placed, points
+from pass_helpers import CONV, RELU, all_of, expect_same, kinds, only, placed, points
 
 from bnhw.compiler import calibration_images
 from bnhw.count import count_program
@@ -15,13 +15,15 @@ from bnhw.graph import Attributes, Graph
 from bnhw.lower import lower
 from bnhw.machine import Machine
 from bnhw.monotone import Function
-from bnhw.ops import Activation, Add, Affine, GlobalAveragePool, Product, QuantisePoint, Role, Sign
+from bnhw.ops import Activation, Add, Affine, GlobalAveragePool, Product, Quantise, QuantisePoint, Role, Sign
 from bnhw.options import CompileOptions
 from bnhw.passes.base import run_passes
+from bnhw.passes.calibrate import calibrate
 from bnhw.passes.edges import find_edges
 from bnhw.passes.floors import find_floors
 from bnhw.passes.fold import FoldConstants
 from bnhw.passes.pipeline import float_passes, quantise_graph
+from bnhw.passes.scales import ChooseScales
 from bnhw.program import LookUp, Multiply, Program, Provenance, Requantise, SumGlobal
 from bnhw.program_check import check_program
 
@@ -77,6 +79,22 @@ def test_fold_case_11_the_mean_is_that_of_the_value_that_is_multiplied(of_normal
     found = result.producers[line].attributes
     assert isinstance(found, Affine)
     np.testing.assert_allclose((found.scale, found.shift), wanted, rtol=1e-12)
+
+
+@pytest.mark.parametrize("mean_first", [True, False])
+def test_fold_case_11_keeps_the_order_of_what_reads_the_affine(mean_first: bool) -> None:
+    mean: list[Nodes] = [("mean", POOL, ("x",))]
+    line: list[Nodes] = [("hat", affine([0.5, -2], [1, 3]), ("x",)), ("reader", CONV, ("hat",))]
+    graph = chain(
+        ("x", CONV, ("image",)),
+        *(mean + line if mean_first else line + mean),
+        ("gate", SIGMOID, ("mean",)),
+        ("product", Product(), ("hat", "gate")),
+        ("sum", Add(), ("product", "reader")),
+        shape=SHAPE,
+    )
+    result = expect_same(graph, FoldConstants().run(graph))
+    assert next(node.inputs for node in result.nodes if node.op == "GlobalAveragePool") == ("hat",)
 
 
 def test_fold_case_11_an_affine_with_a_zero_has_no_inverse() -> None:
@@ -220,6 +238,22 @@ def test_a_brighter_image_has_another_gate_and_the_others_of_its_batch_keep_thei
     ]
     assert np.array_equal(gates[0][0], gates[1][0])
     assert not np.array_equal(gates[0][1], gates[1][1])
+
+
+def test_codes_of_means_have_room_for_images_that_calibration_has_not_seen() -> None:
+    """One number a channel and image: few images do not show their range; many do, and pixels are many."""
+    nodes = (("x", CONV, ("image",)), ("mean", POOL, ("x",)), ("a", RELU, ("mean",)), ("end", CONV, ("a",)))
+    graph = run_passes(chain(*nodes, shape=SHAPE), float_passes(CompileOptions(ranges="min-max")))
+    pixels = np.random.default_rng(0).integers(0, 256, (8, *SHAPE)).astype(np.float32)
+    scales = []
+    for count in (1, 128):
+        calibration = calibrate(graph, np.tile(pixels, (count, 1, 1, 1)))
+        quantised = ChooseScales(calibration=calibration, options=CompileOptions(ranges="min-max")).run(graph)
+        (found,) = [q.quantisation for q in all_of(quantised, Quantise) if q.role is Role.ACTIVATION]
+        scales.append(found.scale)
+    highest = max(seen.high for seen in calibration.groups.values())
+    assert scales[0] * 255 >= 1.25 * highest
+    assert highest * 0.99 < scales[1] * 255 < 1.1 * highest
 
 
 def test_one_bit_activations_are_not_multiplied() -> None:

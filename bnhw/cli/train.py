@@ -22,11 +22,12 @@ def train(
     output: Annotated[Path, option("FILE", "The checkpoint to write (.safetensors or .pt).", "--output", "-o")],
     test_data: Annotated[Path | None, option("PATH", "Test images, where --data has none.", "--test-data")] = None,
     dataset: Annotated[str | None, option("NAME", "Data set to look for in a folder.", "--dataset")] = None,
-    network: Annotated[str, option("NAME", "wrn-14-1, wrn-20-4, ... or resnet-18.", "--network")] = "wrn-20-4",
+    network: Annotated[str, option("NAME", "wrn-14-1, wrn-20-4, resnet-18-cifar, ...", "--network")] = "wrn-20-4",
     norm: Annotated[
-        str, option("NAME", "batch_norm, shifted_relu, ... in place of batch norm and ReLU.", "--norm")
-    ] = "shifted_relu",
-    weights: Annotated[str, option("KIND", "1bit or float.", "--weights")] = "1bit",
+        str | None,
+        option("NAME", "batch_norm, shifted_relu, ... [default: the network's own].", "--norm"),
+    ] = None,
+    weights: Annotated[str | None, option("KIND", "1bit or float [default: the network's own].", "--weights")] = None,
     width: Annotated[float | None, option("W", "Width of a wide residual network.", "--width")] = None,
     crop: Annotated[int | None, option("PIXELS", "Side of the input, less than the images'.", least=1)] = None,
     temperature: Annotated[float | None, option("T", "Divisor of the logits; 30 to 100.", "--temperature")] = None,

@@ -159,8 +159,11 @@ def _pool_of_factor(graph: Graph, node: Node) -> Graph | None:
                 names = {existing.output for existing in graph.nodes}
                 fresh = unique_name(f"{node.output}/{scaled.op.lower()}", names)
                 pool = replace(node, name=fresh, output=fresh, inputs=(scaled.output,))
+                behind = (pool, replace(node, inputs=(fresh,), attributes=inverse))
+                if graph.nodes.index(scaled) < graph.nodes.index(node):
+                    return _substitute(graph, node, *behind)
                 apart = graph.with_nodes(existing for existing in graph.nodes if existing is not scaled)
-                return _substitute(apart, node, scaled, pool, replace(node, inputs=(fresh,), attributes=inverse))
+                return _substitute(apart, node, scaled, *behind)
     return None
 
 

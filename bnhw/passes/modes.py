@@ -109,8 +109,7 @@ def choose_step(
 
 def _holds(edge: Edge, codings: Mapping[int, Quantisation], mode: Requantisation) -> bool:
     """Whether the constants of a mode are the ratios of a step, to the last bit."""
-    source = 1.0 if edge.unit.source is None else codings[edge.unit.source].scale
-    ratios = edge.unit.gains * (source / codings[edge.group].scale)
+    ratios = edge.unit.gains * (edge.scale_before(codings) / codings[edge.group].scale)
     multiplier, shift = round_ratios(ratios, mode)
     return bool((multiplier / np.exp2(shift) == ratios).all())
 

@@ -71,7 +71,16 @@ class PlaceQuantisePoints:
         for node in placer.source.nodes:
             placer.visit(node)
         placer.finish_output()
-        return placer.source.with_nodes(placer.nodes, outputs=tuple(placer.outputs))
+        placed = placer.source.with_nodes(placer.nodes, outputs=tuple(placer.outputs))
+        return placed.with_notes(*_product_notes(placed))
+
+
+def _product_notes(graph: Graph) -> list[str]:
+    names = [node.name for node in graph.nodes if isinstance(node.attributes, Product)]
+    if not names:
+        return []
+    which = "1 product" if len(names) == 1 else f"{len(names)} products"
+    return [f"{which} of two computed values, on multipliers: {', '.join(names)}"]
 
 
 def _place_residual_points(graph: Graph) -> Graph:

@@ -29,7 +29,15 @@ from bnhw.graph import Graph, Node, rename_inputs
 from bnhw.ops import ChannelPad, MaxPool, Quantise, QuantisePoint, Role, freeze
 from bnhw.options import CompileOptions, RequantiseMode
 from bnhw.passes.calibrate import Calibration
-from bnhw.passes.codings import BIPOLAR, STEPS_PER_OCTAVE, Form, fewest_bits, find_form
+from bnhw.passes.codings import (
+    BIPOLAR,
+    FEW_HEADROOM,
+    FEW_NUMBERS,
+    STEPS_PER_OCTAVE,
+    Form,
+    fewest_bits,
+    find_form,
+)
 from bnhw.passes.edges import Edge, find_edges
 from bnhw.passes.floors import find_floors
 from bnhw.passes.modes import Step, choose_step, known_mode, step_noise
@@ -130,9 +138,19 @@ class _Search:
             seen = self.calibration.groups[group]
             least = finest.get(group, 0.0)
             form = find_form(role, self.floors[group], seen, self.options, bits.get(group, 0), least)
+            if role is Role.ACTIVATION and self.is_seen_rarely(group):
+                form = form.within(FEW_HEADROOM * form.least, FEW_HEADROOM * form.most)
             exact = self.exact(group, role, form, first)
             chosen[group] = exact or self.best(group, role, form, chosen)
         return chosen
+
+    def is_seen_rarely(self, group: int) -> bool:
+        """Whether a group holds one number a channel and image, and calibration had few images."""
+        edges = [edge for edge in self.edges if edge.group == group]
+        numbers = sum(edge.size for edge in edges)
+        channels = sum(len(self.calibration.points[edge.point].mean) for edge in edges)
+        images = self.calibration.groups[group].histogram.counts.sum() / numbers
+        return numbers == channels and images < FEW_NUMBERS
 
     def bits(self) -> Mapping[int, int]:
         """The width of each group of activations that has a scale to choose, in the order of the graph."""
