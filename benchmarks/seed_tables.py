@@ -179,8 +179,8 @@ def _budget_text(options: argparse.Namespace, images: dict[str, Images]) -> str:
         f"Budget: {', '.join(changes)}; {sets or 'no data'}.\n\n"
         "Here: mean ± standard deviation over the seeds, their number in brackets; bold: significantly better than the "
         "base of its group (one-sided paired t-test, p < 0.05). Integers: accuracy of the compiled network (8 bits, "
-        f"default options, seed 1) less that of the float network, in points, on at most {options.integer_images:,} test "
-        "images. Operations are those of one image, bits those of the whole network."
+        f"default options, seed 1) less that of the float network, in points, on at most {options.integer_images:,} "
+        "test images. Operations are those of one image, bits those of the whole network."
     )
 
 

@@ -16,6 +16,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="bnhw.export needs torch")
 
 
+from torch import nn  # noqa: E402 - after the skip
+
 from bnhw.compare import first_difference, measure_fidelity  # noqa: E402
 from bnhw.compiler import check, compile_model  # noqa: E402
 from bnhw.dtypes import Array  # noqa: E402
@@ -101,7 +103,7 @@ def one_step(recipe: Recipe) -> Recipe:
     return replace(recipe, epochs=1, batch_size=64, validation_part=0.0, choose_best=False, reestimate_batch_norm=True)
 
 
-def trained(case: Case, config: NetworkConfig, images: Array) -> "torch.nn.Module":
+def trained(case: Case, config: NetworkConfig, images: Array) -> nn.Module:
     torch.manual_seed(0)
     network = build_network(config)
     labels = np.arange(len(images)) % 10

@@ -144,7 +144,7 @@ def test_rows_come_back_from_their_file(tmp_path: Path) -> None:
 def data(tmp_path: Path) -> Path:
     """12 x 12 images of ten classes, 40 to train on and 20 to test, sorted by class."""
     random = np.random.default_rng(0)
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for split, count in (("train", 40), ("test", 20)):
         labels = np.arange(count) * 10 // count
         arrays[f"{split}_labels"] = labels.astype(np.uint8)
