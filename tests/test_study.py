@@ -98,12 +98,25 @@ def lines_of(scores: dict[str, list[float | None]], table: Table = TABLE) -> lis
 
 
 def test_a_significant_result_is_bold_and_no_other_one() -> None:
-    lines = lines_of({"0.10": [*BETTER], "0.05": [*WORSE], "0.50": [*BETTER[::-1]], "BASE": [*WORSE]})
-    assert [line.summary.better for line in lines] == [True, False, True, False]
+    lines = lines_of({"0.10": [*BETTER], "0.05": [*WORSE], "0.50": [89.9, 89.5, 89.9, 89.8], "BASE": [*WORSE]})
+    assert 0.1 < lines[2].summary.p_value < 0.3
+    assert [line.summary.better for line in lines] == [True, False, False, False]
     marked = as_markdown(TABLE, lines).splitlines()[2:]
-    assert ["**" in line for line in marked] == [True, False, True, False]
+    assert ["**" in line for line in marked] == [True, False, False, False]
     assert "**90.42 ± 0.34** (4)" in marked[0]
     assert lines[3].summary.p_value is None
+
+
+def test_every_table_of_the_papers_is_there_with_one_base_a_group() -> None:
+    numbers = {1: ("I", "II", "III"), 2: range(1, 7), 3: range(1, 7), 4: range(4, 8)}
+    assert list(TABLES) == [f"{paper}-{number}" for paper, those in numbers.items() for number in those]
+    for table in TABLES.values():
+        cells = [(case.group, case.row, case.column) for case in table.cases]
+        assert len(set(cells)) == len(cells)
+        bases = [(case.group, case.column) for case in table.cases if case.base]
+        assert len(set(bases)) == len(bases)
+        if table.name != "2-3":  # it compares two clipping thresholds with each other
+            assert set(bases) == {(case.group, case.column) for case in table.cases}
 
 
 def test_less_error_is_better_where_a_table_holds_errors() -> None:
