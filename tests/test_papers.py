@@ -94,12 +94,16 @@ def _one_thread() -> Iterator[None]:
 
 
 def smooth_pixels(config: NetworkConfig, count: int, seed: int) -> Array:
-    """uint8 images (count, height, width, channels) of coarse patches and a little noise."""
+    """uint8 images (count, height, width, channels): a colour of their own, coarse patches and a little noise.
+
+    Where all images are alike, so are their logits, and a batch norm behind them leaves the noise alone.
+    """
     channels, height, width = config.input_shape
     generator = np.random.default_rng(seed)
-    coarse = generator.integers(0, 256, (count, -(-height // 4), -(-width // 4), channels))
+    coarse = generator.integers(-80, 81, (count, -(-height // 4), -(-width // 4), channels))
     coarse = coarse.repeat(4, axis=1).repeat(4, axis=2)[:, :height, :width]
-    return np.asarray(np.clip(coarse + generator.integers(-30, 31, coarse.shape), 0, 255), np.uint8)
+    colour = generator.integers(30, 226, (count, 1, 1, channels))
+    return np.asarray(np.clip(colour + coarse + generator.integers(-20, 21, coarse.shape), 0, 255), np.uint8)
 
 
 def one_step(recipe: Recipe) -> Recipe:
@@ -141,7 +145,7 @@ def test_a_system_of_a_paper_trains_exports_and_compiles_faithfully(
     fidelity = measure_fidelity(result.logits, result.scale, float_logits(path, program, images))
     if fidelity.signal_to_noise_db < LEAST_DB:
         layers = measure_layers(program, reference_graph(read_onnx(path), program), images)
-        check_noise_grows_slowly(layers)
+        check_noise_grows_slowly(layers[:-1] if paper == 1 else layers)
 
 
 def check_notes(case: Case, notes: Sequence[str]) -> None:
@@ -154,7 +158,8 @@ def check_notes(case: Case, notes: Sequence[str]) -> None:
 def check_noise_grows_slowly(layers: Sequence[LayerFidelity]) -> None:
     """Where logits are below `LEAST_DB`, their noise has come little by little, from many layers.
 
-    Means over a whole image are left out: near 0 they have no signal. So are layers where an image goes beyond all that
+    A norm behind the last weights (paper 1) is left out: what all images share it takes away from the signal, not from
+    the noise. So are means over a whole image, which near 0 have no signal, and layers where an image goes beyond all that
     calibration has seen: one clipped value outweighs all rounding.
     """
     whole = [layer for layer in layers if layer.kind != "SumGlobal" and not layer.clipped]
