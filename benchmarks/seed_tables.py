@@ -144,8 +144,9 @@ class Study:
     def _write(self) -> None:
         """Both forms of the tables, from what there is so far."""
         parts, every = [_budget_text(self.options, self.images)], []
+        runs = [run for run in self.runs if run.seed <= self.options.seeds]
         for table, cases in self.tables:
-            lines = make_lines(table, [(c, j) for c, j in cases if j is not None], self.runs, self.costs)
+            lines = make_lines(table, [(c, j) for c, j in cases if j is not None], runs, self.costs)
             every += lines
             parts.append(_table_text(table, cases, lines))
         write_table_csv(self.folder / "tables.csv", every)
