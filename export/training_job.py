@@ -105,7 +105,7 @@ def run_job(job: TrainingJob, progress_bar: ProgressBar, say: Callable[[str], ob
         test_images=test_set.images,
         test_labels=test_set.labels,
     )
-    network = _initial_network(config, job.seed)
+    network = initial_network(config, job.seed)
     say(f"{config.weight_count:,} weights; {len(train_set):,} training and {len(test_set):,} test images")
     if files.state.exists():
         say(f"continuing from {files.state}")
@@ -166,7 +166,7 @@ def config_of_job(job: TrainingJob, images: Dataset) -> NetworkConfig:
         )
     normalisation = _normalisation(job, config, images.images)
     if "input_mean" in known:  # one number a channel, whether it is used or not
-        wanted |= dict(zip(("input_mean", "input_std"), _statistics(images.images), strict=True))
+        wanted |= dict(zip(("input_mean", "input_std"), channel_statistics(images.images), strict=True))
     return with_normalisation(replace(config, **wanted), normalisation)  # type: ignore[type-var]  # a dataclass
 
 
@@ -180,7 +180,7 @@ def _normalisation(job: TrainingJob, config: NetworkConfig, images: Array) -> No
     values: dict[str, Any] = {"temperature": job.temperature, "gain": job.gain, "dropout": job.dropout}
     values = {name: value for name, value in values.items() if value is not None}
     if kind == "offline":
-        values["input_mean"], values["input_std"] = _statistics(images)
+        values["input_mean"], values["input_std"] = channel_statistics(images)
     return NormalisationConfig(kind=Normalisation(norm), input=kind, **values)  # type: ignore[arg-type]  # checked above
 
 
@@ -194,7 +194,7 @@ def _title(job: TrainingJob) -> str:
     return " ".join(filter(None, (job.network, job.norm, job.weights, job.recipe)))
 
 
-def _statistics(images: Array) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(images: Array) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of every channel, to four digits; a channel that never changes has deviation 1."""
     counts = [np.bincount(images[..., channel].reshape(-1), minlength=256) for channel in range(images.shape[-1])]
     values = np.arange(256)
@@ -203,7 +203,8 @@ def _statistics(images: Array) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(round(mean, 4) for mean in means), tuple(round(deviation, 4) or 1.0 for deviation in deviations)
 
 
-def _initial_network(config: NetworkConfig, seed: int) -> nn.Module:
+def initial_network(config: NetworkConfig, seed: int) -> nn.Module:
+    """A network with the initial weights of a seed; torch's global generator is left as it was."""
     with torch.random.fork_rng():
         torch.manual_seed(spread_seed(seed, "weights"))
         return build_network(config)

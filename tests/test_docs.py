@@ -24,6 +24,7 @@ from bnhw.program import FORMAT_VERSION, INSTRUCTIONS
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+STUDY = (ROOT / "docs" / "seed-tables.md").read_text()
 SEMANTICS = (ROOT / "docs" / "integer-semantics.md").read_text()
 
 
@@ -116,6 +117,23 @@ def test_data_set_table_names_every_data_set_and_files_that_are_looked_for() -> 
         for split, cell in zip(SPLITS, cells, strict=True):
             known = {file for layout in LAYOUTS if layout.dataset == name for file in layout.files(split)}
             assert set(re.findall(r"`(\w[^`]*)`", cell)) <= known
+
+
+def test_system_table_is_what_the_tables_of_the_papers_hold() -> None:
+    pytest.importorskip("torch", reason="bnhw.export needs torch")
+    from bnhw.export.papers import describe_systems
+
+    assert [tuple(row) for row in table_after(README, "system table")] == list(describe_systems())
+
+
+def test_published_figures_of_the_study_are_those_of_the_papers() -> None:
+    pytest.importorskip("torch", reason="bnhw.export needs torch")
+    from bnhw.export.papers import TABLES
+
+    known = {(case.group, case.row, case.published or "-") for table in TABLES.values() for case in table.cases}
+    rows = [line.strip("| ").split(" | ")[:3] for line in STUDY.splitlines() if line.startswith("| wrn")]
+    assert rows
+    assert {tuple(row) for row in rows} <= known
 
 
 def test_format_version_of_the_documentation_is_the_code_s() -> None:
