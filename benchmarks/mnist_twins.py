@@ -12,7 +12,6 @@ training images.
 import argparse
 import json
 import tempfile
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
