@@ -5,7 +5,7 @@ decide; they are those that LLVM reports for this machine, so one table serves x
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, Literal, Self, TypeAlias
@@ -18,6 +18,7 @@ from bnhw.kernels.convolution_bit_serial import MAX_BITS, BitSerialConvolution
 from bnhw.kernels.convolution_multiplexer import MultiplexerConvolution
 from bnhw.kernels.convolution_multiply import MultiplyConvolution
 from bnhw.kernels.convolution_xnor import XnorConvolution
+from bnhw.kernels.permission import request_permission
 from bnhw.kernels.packing import WORD_BITS, count_words
 from bnhw.kernels.types import (
     BinaryWeights,
@@ -35,6 +36,12 @@ KERNELS_VARIABLE = "BNHW_KERNELS"
 
 REFERENCE_CHOICES = frozenset({"reference", "checked"})
 """Choices that run the reference: int64 in and out. Whoever executes a `checked` program asserts its widths too."""
+
+FUSED_CHOICES: Mapping[str, frozenset[str]] = {
+    "amx": frozenset({"amx-int8", "amx-tile", "avx512f", "avx512bw", "avx512vl", "avx512dq"}),
+    "vnni": frozenset({"avx512vnni", "avx512f", "avx512bw", "avx512vl", "avx512dq"}),
+}
+"""Choices that execute a whole program in one compiled call, the fastest first, and the CPU features they need."""
 
 WeightsKind: TypeAlias = Literal["binary", "integer"]
 
@@ -134,6 +141,16 @@ class KernelSet:
 def host_features() -> frozenset[str]:
     """Features of this machine's CPU as LLVM names them, such as "avx512vpopcntdq" or "neon"."""
     return frozenset(name for name, present in binding.get_host_cpu_features().items() if present)
+
+
+def missing_for(choice: str) -> str:
+    """What this machine lacks for one of `FUSED_CHOICES`, in words; empty where it has everything."""
+    missing = FUSED_CHOICES[choice] - host_features()
+    if missing:
+        return f"the CPU features {', '.join(sorted(missing))}"
+    if choice == "amx" and not request_permission():
+        return "the operating system's permission to use AMX tiles"
+    return ""
 
 
 def default_choice() -> str:

@@ -1,0 +1,359 @@
+"""A whole program as a table of steps, constants and an arena: what the interpreters of `bnhw.kernels.fused` run.
+
+A plan is made once per program and holds no activations; every thread has an arena of its own.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bnhw.dtypes import Array
+from bnhw.kernels.fused import fields
+from bnhw.kernels.fused.fields import LANES, SLOT_BYTES, SLOTS
+from bnhw.plan_constants import Constants, add_constants, requantise_constants, threshold_constants
+from bnhw.plan_convolution import PAIR, Filter, Reading, flat_tiles, list_stages, order_weights, read_tensor
+from bnhw.plan_order import Step, TailOperation, order_steps
+from bnhw.plan_storage import Fill, Form, Place, code_form, place_tensors, planes_form
+from bnhw.program import (
+    AddSaturating,
+    Convolve,
+    Join,
+    LookUp,
+    PadChannels,
+    PoolMaximum,
+    PoolSum,
+    Program,
+    Requantise,
+    SumGlobal,
+    Threshold,
+)
+
+GROUP_TILES = 8
+"""Tiles of pixels whose sums stay in the first cache between stages."""
+SLACK_BYTES = 1 << 16
+"""Beyond the arena's tensors: tiles read past the last pixel."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Plan:
+    """What an interpreter runs, see `bnhw.kernels.fused.fields`.
+
+    table: int64. constants: uint8, aligned to 64 bytes. arena_bytes, fills: size and first contents of an arena.
+    sums, slots, panel: offsets of scratch memory in it. additions: the names that saturated sums are counted for.
+    places: where stored tensors lie.
+    """
+
+    table: Array
+    constants: Array
+    arena_bytes: int
+    fills: tuple[Fill, ...]
+    slots: int
+    sums: int
+    panel: int
+    additions: tuple[str, ...]
+    places: Mapping[str, Place]
+
+
+def make_plan(program: Program, *, store_all: bool = False) -> Plan:
+    """Plan a well-formed program. With `store_all`, every tensor keeps a place of its own."""
+    steps = order_steps(program, store_all=store_all)
+    return _Planner(program, steps, share=not store_all).plan()
+
+
+@dataclass(kw_only=True)
+class _Store:
+    """Arrays one behind the other, each aligned to 64 bytes."""
+
+    parts: list[Array] = field(default_factory=list)
+    size: int = 0
+
+    def add(self, array: Array) -> int:
+        """Keep an array's bytes; returns their offset."""
+        flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        at = self.size
+        missing = -flat.size % 64
+        self.parts.append(flat)
+        if missing:
+            self.parts.append(np.zeros(missing, np.uint8))
+        self.size += flat.size + missing
+        return at
+
+    def joined(self) -> Array:
+        """All of them, aligned."""
+        joined = aligned_bytes(self.size)
+        at = 0
+        for part in self.parts:
+            joined[at : at + part.size] = part
+            at += part.size
+        return joined
+
+
+def aligned_bytes(size: int) -> Array:
+    """Zeros, aligned to 64 bytes."""
+    raw = np.zeros(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size]
+
+
+class _Planner:
+    """A plan under construction; used once."""
+
+    def __init__(self, program: Program, steps: tuple[Step, ...], *, share: bool) -> None:
+        self.program = program
+        self.steps = steps
+        self.forms = _forms(program, steps)
+        uses = _uses(program, steps, self.forms)
+        self.places, self.fills, self.end = place_tensors(self.forms, uses, share=share)
+        self.table: list[int] = []
+        self.step_positions: list[int] = []
+        self.constants = _Store()
+        self.tensor_records: dict[str, int] = {}
+        self.additions: list[str] = []
+        self.split: set[str] = set()
+        self.panel_bytes = self.gather_bytes = 0
+        self.readings: list[tuple[int, int]] = []
+
+    def plan(self) -> Plan:
+        """Write every step's record, then lay out the scratch memory behind the tensors."""
+        self.table = [0] * (len(self.steps) * 3 + 3)
+        self._write([fields.IMAGE, self._tensor(self.program.input)])
+        for step in self.steps:
+            self._write_step(step)
+        self._write([fields.OUTPUT, self._tensor(self.program.output)])
+        assert len(self.step_positions) < len(self.steps) * 3 + 3
+        self.table[0 : 1 + len(self.step_positions)] = [len(self.step_positions), *self.step_positions]
+        slots = self.end + SLACK_BYTES
+        sums = slots + SLOTS * SLOT_BYTES
+        panel = sums + GROUP_TILES // 2 * SLOT_BYTES
+        gather = panel + self.panel_bytes
+        for position, offset in self.readings:  # panels of gathered pixels come last
+            self.table[position] = gather + offset
+        return Plan(
+            table=np.array(self.table, np.int64),
+            constants=self.constants.joined(),
+            arena_bytes=gather + self.gather_bytes + SLACK_BYTES,
+            fills=self.fills,
+            slots=slots,
+            sums=sums,
+            panel=panel,
+            additions=tuple(self.additions),
+            places=self.places,
+        )
+
+    def _append(self, numbers: list[int]) -> int:
+        at = len(self.table)
+        self.table += [int(number) for number in numbers]
+        return at
+
+    def _write(self, record: list[int]) -> int:
+        at = self._append(record)
+        self.step_positions.append(at)
+        return at
+
+    def _tensor(self, name: str) -> int:
+        if name not in self.tensor_records:
+            self.tensor_records[name] = self._append(self.places[name].fields())
+        return self.tensor_records[name]
+
+    def _write_step(self, step: Step) -> None:
+        match step.main:
+            case None:
+                self._write_map(step)
+            case Convolve() as convolve:
+                self._write_convolve(convolve, step.tail)
+            case PoolSum() | PoolMaximum() | SumGlobal() as pool:
+                self._write_pool(pool)
+            case LookUp() as look_up:
+                table = self.program.constants[look_up.table].astype(np.int32)
+                tensors = [self._tensor(look_up.inputs[0]), self._tensor(look_up.output)]
+                self._write([fields.LOOK_UP, *tensors, self.constants.add(table), table.shape[1], table.shape[0]])
+            case PadChannels() | Join() as copy:
+                self._write_copies(copy)
+            case other:
+                raise AssertionError(f"no step for {other.kind}")
+
+    def _write_pool(self, pool: PoolSum | PoolMaximum | SumGlobal) -> None:
+        source = self.program.tensor[pool.inputs[0]]
+        kind = fields.POOL_MAXIMUM if isinstance(pool, PoolMaximum) else fields.POOL_SUM
+        window = [*source.shape[:2], 1, 1, 0, 0]
+        if not isinstance(pool, SumGlobal):
+            window = [*pool.window.kernel, *pool.window.stride, *pool.window.pads[:2]]
+        self._write([kind, self._tensor(source.name), self._tensor(pool.output), *window, source.zero_point])
+
+    def _write_copies(self, copy: PadChannels | Join) -> None:
+        target = self._tensor(copy.output)
+        first = 0
+        parts: list[tuple[int, int, int]] = []
+        for name in copy.inputs:
+            parts.append((self._tensor(name), self.program.tensor[name].shape[2], 0))
+        if isinstance(copy, PadChannels):
+            zero = self.program.tensor[copy.inputs[0]].zero_point
+            parts = [(-1, copy.before, zero), *parts, (-1, copy.after, zero)]
+        for source, channels, code in parts:
+            if channels:
+                self._write([fields.COPY, source, target, first, channels, code])
+            first += channels
+
+    def _write_map(self, step: Step) -> None:
+        height, width, channels = self.program.tensor[step.tail[0].tensor].shape
+        tiles = _even(flat_tiles(height, width))
+        tail = self._write_tail(step.tail)
+        record = [fields.MAP, -(-channels // LANES), self._append(_flatten(tiles)), len(tiles)]
+        self._write([*record, tail, len(step.tail), width])
+
+    def _write_tail(self, tail: tuple[TailOperation, ...]) -> int:
+        records: list[int] = []
+        for operation in tail:
+            records += self._operation(operation)
+        return self._append(records)
+
+    def _operation(self, operation: TailOperation) -> list[int]:
+        slots = [operation.source, operation.target]
+        match operation.instruction:
+            case None:
+                kind = fields.LOAD if operation.load else fields.STORE
+                return [kind, *slots, 0, self._tensor(operation.tensor), -1, 0, 0]
+            case AddSaturating() as add:
+                at = self.constants.add(add_constants(add, self.program.tensor[add.output]))
+                self.additions.append(add.output)
+                return [fields.ADD, *slots, at, self._tensor(operation.other), -1, 0, len(self.additions) - 1]
+            case Requantise() as requantise:
+                return self._requantising(slots, requantise_constants(self.program, requantise))
+            case Threshold() as threshold:
+                return self._requantising(slots, threshold_constants(self.program, threshold))
+
+    def _requantising(self, slots: list[int], constants: Constants) -> list[int]:
+        at = self.constants.add(constants.tables)
+        classes = -1 if constants.classes is None else self.constants.add(constants.classes)
+        _, chunks, chunk_bytes = constants.tables.shape
+        return [constants.kind, *slots, at, -1, classes, chunks * chunk_bytes, constants.levels]
+
+    def _write_convolve(self, convolve: Convolve, tail: tuple[TailOperation, ...]) -> None:
+        name = self._code_bytes(convolve.inputs[0])
+        place = self.places[name]
+        form, window = place.form, convolve.window
+        weights = self.program.weights_of(convolve)
+        order = order_weights(form, weights, window, convolve.groups, binary=convolve.weight_bits == 1)
+        rows, columns, outputs = self.program.tensor[convolve.output].shape
+        readings = [read_tensor(form, place.offset, taps, window, (rows, columns)) for taps in order.taps]
+        taps = self._write_taps(order, self._write_gather(readings))
+        stages = list_stages(order.taps[0])
+        tiles = _even(readings[0].tiles)
+        chunks = -(-outputs // LANES)
+        zero = form.fill[0] if len(form.fill) == 1 else self._zero(convolve.inputs[0])
+        starts = np.zeros((len(form.fill), len(order.weights) * PAIR), np.int64)
+        starts[-1] = -zero * order.sums
+        record = [0] * fields.C_FIELDS
+        record[fields.C_KIND] = fields.CONVOLVE
+        record[fields.C_SOURCE] = readings[0].source or 0
+        record[fields.C_PITCH] = readings[0].pitch
+        record[fields.C_STEPS] = len(order.taps[0])
+        record[fields.C_TAPS] = taps
+        record[fields.C_TAPS_STRIDE] = 3 * len(order.taps[0]) if len(order.taps) > 1 else 0
+        record[fields.C_STAGES : fields.C_STAGE_COUNT + 1] = [self._append(_flatten(stages)), len(stages)]
+        record[fields.C_WEIGHTS : fields.C_BINARY + 1] = [self.constants.add(order.weights), int(order.binary)]
+        record[fields.C_STARTS] = self.constants.add(starts.astype(np.int32))
+        record[fields.C_CHUNKS] = chunks
+        record[fields.C_TILES : fields.C_TILE_COUNT + 1] = [self._append(_flatten(tiles)), len(tiles)]
+        record[fields.C_GROUP] = GROUP_TILES
+        record[fields.C_TAIL : fields.C_TAIL_COUNT + 1] = [self._write_tail(tail), len(tail)]
+        record[fields.C_WIDTH : fields.C_PLANES + 1] = [columns, len(form.fill)]
+        at = self._write(record)
+        if readings[0].source is None:
+            self.readings.append((at + fields.C_SOURCE, 0))
+        self.panel_bytes = max(self.panel_bytes, len(order.taps[0]) * fields.PANEL_BYTES)
+
+    def _zero(self, name: str) -> int:
+        tensor = self.program.tensor[name]
+        return tensor.zero_point - tensor.dtype.low
+
+    def _code_bytes(self, name: str) -> str:
+        """The tensor's name, or that of its planes of bytes, which are written when first needed."""
+        planes = planes_name(name)
+        if planes not in self.forms:
+            return name
+        if name not in self.split:
+            self.split.add(name)
+            form = self.places[planes].form
+            low = self.program.tensor[name].dtype.low
+            tensors = [self._tensor(name), self._tensor(planes)]
+            self._write([fields.SPLIT, *tensors, len(form.fill), form.plane_bytes, low])
+        return planes
+
+    def _write_gather(self, readings: list[Reading]) -> list[tuple[tuple[int, int], ...]]:
+        """Gather what the readings of all pairs of chunks need; returns their taps' offsets."""
+        offsets: list[tuple[tuple[int, int], ...]] = []
+        end = 0
+        pieces: list[int] = []
+        count = 0
+        for reading in readings:
+            offsets.append(tuple((offset + end, pitch) for offset, pitch in reading.offsets))
+            for piece in reading.pieces:
+                at = len(self.table) + len(pieces) + 1
+                self.readings.append((at, end + piece.target))
+                pieces += [piece.source, 0, piece.rows, piece.row_bytes, piece.columns, piece.column_bytes]
+                count += 1
+            end += reading.panel_bytes
+        if count:
+            self._write([fields.GATHER, self._append(pieces), count])
+        self.gather_bytes = max(self.gather_bytes, end)
+        return offsets
+
+    def _write_taps(self, order: Filter, offsets: list[tuple[tuple[int, int], ...]]) -> int:
+        records: list[int] = []
+        for taps, places in zip(order.taps, offsets, strict=True):
+            for tap, (offset, pitch) in zip(taps, places, strict=True):
+                records += [offset, pitch, tap.weight_rows]
+        return self._append([*records, 0, 0, 0])
+
+
+def planes_name(name: str) -> str:
+    """What the planes of a tensor's codes are called in a plan."""
+    return f"{name} in planes"
+
+
+def _forms(program: Program, steps: tuple[Step, ...]) -> Mapping[str, Form]:
+    """The form of every tensor in memory; its borders are as wide as its convolutions' padding."""
+    pads: dict[str, tuple[int, int, int, int]] = {}
+    for instruction in program.instructions:
+        if isinstance(instruction, Convolve):
+            name = instruction.inputs[0]
+            before = pads.get(name, (0, 0, 0, 0))
+            top, left, bottom, right = (max(pair) for pair in zip(before, instruction.window.pads, strict=True))
+            pads[name] = (top, left, bottom, right)
+    forms: dict[str, Form] = {}
+    for name in [program.input, *(name for step in steps for name in step.writes)]:
+        tensor = program.tensor[name]
+        if tensor.dtype.bits > 8:
+            forms[name] = code_form(tensor, (0, 0, 0, 0))
+            if name in pads:
+                forms[planes_name(name)] = planes_form(tensor, pads[name])
+        else:
+            forms[name] = code_form(tensor, pads.get(name, (0, 0, 0, 0)))
+    return forms
+
+
+def _uses(
+    program: Program, steps: Sequence[Step], forms: Mapping[str, Form]
+) -> Sequence[tuple[Sequence[str], Sequence[str]]]:
+    """What each step reads and writes in memory; planes are written by the first convolution that reads them."""
+    uses: list[tuple[Sequence[str], Sequence[str]]] = [((), (program.input,))]
+    split: set[str] = set()
+    for step in steps:
+        reads, writes = list(step.reads), list(step.writes)
+        if isinstance(step.main, Convolve) and planes_name(step.main.inputs[0]) in forms:
+            planes = planes_name(step.main.inputs[0])
+            (reads if planes in split else writes).append(planes)
+            split.add(planes)
+        uses.append((reads, writes))
+    return [*uses, ((program.output,), ())]
+
+
+def _even(tiles: tuple[tuple[int, int, int, int], ...]) -> tuple[tuple[int, int, int, int], ...]:
+    """With one more tile, of which nothing counts, if there is an odd number."""
+    return (*tiles, (*tiles[-1][:3], 0)) if len(tiles) % 2 else tiles
+
+
+def _flatten(records: tuple[tuple[int, ...], ...]) -> list[int]:
+    return [number for record in records for number in record]
