@@ -1,5 +1,7 @@
 """Execution of plans: whole programs, image by image, in one compiled call per thread."""
 
+import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from queue import Empty, SimpleQueue
@@ -13,7 +15,7 @@ from bnhw.plan import Plan, aligned_bytes, make_plan
 from bnhw.plan_storage import Form
 from bnhw.program import Program
 
-MODULES: Mapping[str, str] = {"amx": "bnhw.kernels.fused.run_amx"}
+MODULES: Mapping[str, str] = {"amx": "bnhw.kernels.fused.run_amx", "vnni": "bnhw.kernels.fused.run_vnni"}
 """The interpreter of each choice of kernels; imported only where the machine has its instructions."""
 
 
@@ -25,6 +27,7 @@ class FusedProgram:
 
     def __init__(self, program: Program, kernels: str, *, store_all: bool = False) -> None:
         self.program = program
+        self.kernels = kernels
         self.plan: Plan = make_plan(program, store_all=store_all)
         self._run: Callable[..., Any] = import_module(MODULES[kernels]).run
         configuration = tile_configuration()
@@ -39,12 +42,28 @@ class FusedProgram:
         self._arenas.put(arena)
         return logits, counts
 
-    def tensor_values(self, image: Array) -> Mapping[str, Array]:
-        """Every stored tensor (height, width, channels) of one image (1, height, width, channels)."""
+    def tensor_values(self, images: Array) -> tuple[Mapping[str, Array], Mapping[str, int]]:
+        """Every tensor in memory, int64 (images, height, width, channels), and clamped sums by addition.
+
+        With `store_all` that is every tensor, else what no other tensor has taken the place of.
+        """
         arena = self._take_arena()
-        self._run_in(arena, np.ascontiguousarray(image))
-        names = [name for name in self.plan.places if name in self.program.tensor]
-        return {name: read_codes(arena, self.plan.places[name].form, self.plan.places[name].offset) for name in names}
+        places = {name: place for name, place in self.plan.places.items() if name in self.program.tensor}
+        values: dict[str, list[Array]] = {name: [] for name in places}
+        counts: Counter[str] = Counter(dict.fromkeys(self.plan.additions, 0))
+        for index in range(len(images)):
+            _, clamped = self._run_in(arena, np.ascontiguousarray(images[index : index + 1], np.uint8))
+            counts.update(clamped)
+            for name, place in places.items():
+                values[name].append(read_codes(arena, place.form, place.offset))
+        self._arenas.put(arena)
+        return {name: np.stack(of_images) for name, of_images in values.items()}, counts
+
+    def prepare(self) -> None:
+        """Compile what `run` calls, or load it, and get one arena ready."""
+        arena = self._take_arena()
+        self._run_in(arena, np.zeros((0, *self.program.tensor[self.program.input].shape), np.uint8))
+        self._arenas.put(arena)
 
     def _take_arena(self) -> Array:
         try:
@@ -67,7 +86,7 @@ class FusedProgram:
             *scratch,
             self._tiles.ctypes.data,
             images.ctypes.data,
-            images[0].size,
+            math.prod(images.shape[1:]),
             len(images),
             logits.ctypes.data,
         )

@@ -16,23 +16,21 @@ CHOICES = [choice for choice in MODULES if not missing_for(choice)]
 
 
 def assert_equal_to_reference(program: Program, images: Array, kernels: str) -> None:
+    images = np.ascontiguousarray(images)
     fused = FusedProgram(program, kernels, store_all=True)
-    reference = Machine(program, "reference")
+    found, found_clamped = fused.tensor_values(images)
     clamped: dict[str, int] = {}
-    logits = []
-    for index in range(len(images)):
-        image = images[index : index + 1]
-        found = fused.tensor_values(image)
-        for step in reference.steps(image):
-            name = step.instruction.output
-            np.testing.assert_array_equal(found[name], step.value[0], err_msg=f"{step.instruction.kind} {name}")
-            if isinstance(step.instruction, AddSaturating):
-                clamped[name] = clamped.get(name, 0) + step.saturations
-            if name == program.output:
-                logits.append(step.value.reshape(-1))
+    logits = images
+    for step in Machine(program, "reference").steps(images):
+        name = step.instruction.output
+        np.testing.assert_array_equal(found[name], step.value, err_msg=f"{step.instruction.kind} {name}")
+        if isinstance(step.instruction, AddSaturating):
+            clamped[name] = step.saturations
+        logits = step.value if name == program.output else logits
+    assert found_clamped == clamped
     for plan in (fused, FusedProgram(program, kernels)):
         result, counts = plan.run(images)
-        np.testing.assert_array_equal(result, np.stack(logits))
+        np.testing.assert_array_equal(result, logits.reshape(len(images), -1))
         assert counts == clamped
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from bnhw.kernels.select import (
-    KERNEL_CHOICES,
     KERNELS_VARIABLE,
     PLANE_LANES_LIMITS,
     PREPARE,
@@ -16,6 +15,7 @@ from bnhw.kernels.select import (
     default_choice,
     host_features,
     kernel_set,
+    runnable_choices,
 )
 from bnhw.kernels.types import BinaryWeights, Coding, Geometry, IntegerWeights
 
@@ -75,8 +75,8 @@ def test_last_limit_applies_to_every_machine() -> None:
 
 
 def test_unknown_names_are_refused_with_the_allowed_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"'amx'.*auto, reference, multiplexer, bit_serial, checked"):
-        choose("amx", "binary", BIPOLAR, NOTHING)
+    with pytest.raises(ValueError, match=r"'fast'.*auto, amx, vnni, reference, multiplexer, bit_serial, checked"):
+        choose("fast", "binary", BIPOLAR, NOTHING)
     with pytest.raises(ValueError, match="expected one of auto"):
         kernel_set("fast")
     with pytest.raises(ValueError, match="expected 'binary' or 'integer'"):
@@ -99,7 +99,7 @@ def test_host_features_are_names() -> None:
     assert all(isinstance(name, str) and name for name in host_features())
 
 
-@pytest.mark.parametrize("choice", KERNEL_CHOICES)
+@pytest.mark.parametrize("choice", runnable_choices())
 def test_every_set_prepares_both_kinds_of_weights_and_keeps_its_dtype(choice: str) -> None:
     kernels = kernel_set(choice)
     dtype = np.int64 if choice in REFERENCE_CHOICES else np.int32
@@ -113,7 +113,7 @@ def test_every_set_prepares_both_kinds_of_weights_and_keeps_its_dtype(choice: st
 
 
 def test_every_set_offers_the_same_operations() -> None:
-    for choice in KERNEL_CHOICES:
+    for choice in runnable_choices():
         kernels = kernel_set(choice)
         assert kernels.choice == choice
         assert all(callable(getattr(kernels, f.name)) for f in dataclasses.fields(kernels) if f.name != "choice")

@@ -21,3 +21,10 @@ def shift_sums(slot: int, starts: int) -> None:
     for at in range(0, SLOT_BYTES, 64):
         start = load_sums(starts + (at // TILE_BYTES) % 2 * 64)
         store_sums(slot + at, add(shift_left(load_sums(slot + at), spread(8)), start))
+
+
+@inline
+def fill_slot(slot: int, starts: int) -> None:
+    """What every pixel's sums start from."""
+    for at in range(0, SLOT_BYTES, 64):
+        store_sums(slot + at, load_sums(starts + (at // TILE_BYTES) % 2 * 64))
