@@ -11,12 +11,11 @@ import numpy as np
 from bnhw.dtypes import Array
 from bnhw.kernels.fused import fields
 from bnhw.kernels.fused.fields import LANES, SLOT_BYTES, SLOTS
-from bnhw.plan_constants import Constants, add_constants, requantise_constants, threshold_constants
 from bnhw.plan_convolution import PAIR, Filter, Reading, flat_tiles, list_stages, order_weights, read_tensor
 from bnhw.plan_order import Step, TailOperation, order_steps
 from bnhw.plan_storage import Fill, Form, Place, code_form, place_tensors, planes_form
+from bnhw.plan_tail import Pass, fuse_passes
 from bnhw.program import (
-    AddSaturating,
     Convolve,
     Join,
     LookUp,
@@ -24,9 +23,7 @@ from bnhw.program import (
     PoolMaximum,
     PoolSum,
     Program,
-    Requantise,
     SumGlobal,
-    Threshold,
 )
 
 GROUP_TILES = 8
@@ -110,6 +107,7 @@ class _Planner:
         self.constants = _Store()
         self.tensor_records: dict[str, int] = {}
         self.additions: list[str] = []
+        self._tail_count = 0
         self.split: set[str] = set()
         self.panel_bytes = self.gather_bytes = 0
         self.readings: list[tuple[int, int]] = []
@@ -200,34 +198,32 @@ class _Planner:
         tiles = _even(flat_tiles(height, width))
         tail = self._write_tail(step.tail)
         record = [fields.MAP, -(-channels // LANES), self._append(_flatten(tiles)), len(tiles)]
-        self._write([*record, tail, len(step.tail), width])
+        self._write([*record, tail, self._tail_count, width])
 
     def _write_tail(self, tail: tuple[TailOperation, ...]) -> int:
         records: list[int] = []
-        for operation in tail:
+        for operation in fuse_passes(self.program, tail, self.forms):
             records += self._operation(operation)
+        self._tail_count = len(records) // fields.O_FIELDS
         return self._append(records)
 
-    def _operation(self, operation: TailOperation) -> list[int]:
-        slots = [operation.source, operation.target]
-        match operation.instruction:
-            case None:
-                kind = fields.LOAD if operation.load else fields.STORE
-                return [kind, *slots, 0, self._tensor(operation.tensor), -1, 0, 0]
-            case AddSaturating() as add:
-                at = self.constants.add(add_constants(add, self.program.tensor[add.output]))
-                self.additions.append(add.output)
-                return [fields.ADD, *slots, at, self._tensor(operation.other), -1, 0, len(self.additions) - 1]
-            case Requantise() as requantise:
-                return self._requantising(slots, requantise_constants(self.program, requantise))
-            case Threshold() as threshold:
-                return self._requantising(slots, threshold_constants(self.program, threshold))
-
-    def _requantising(self, slots: list[int], constants: Constants) -> list[int]:
-        at = self.constants.add(constants.tables)
-        classes = -1 if constants.classes is None else self.constants.add(constants.classes)
-        _, chunks, chunk_bytes = constants.tables.shape
-        return [constants.kind, *slots, at, -1, classes, chunks * chunk_bytes, constants.levels]
+    def _operation(self, pass_: Pass) -> list[int]:
+        """The record of one pass, its constants stored."""
+        at = self.constants.add(pass_.constants.tables) if pass_.constants else 0
+        tensors = [self._tensor(name) if name else -1 for name in (pass_.tensor, pass_.total, pass_.codes)]
+        record = [pass_.kind, pass_.source, pass_.target, at, tensors[0], -1, 0, 0]
+        if pass_.kind == fields.RESIDUAL:
+            record[fields.O_SUM], record[fields.O_CODES] = tensors[1:]
+        elif pass_.constants is not None and pass_.constants.classes is not None:
+            record[fields.O_CLASSES] = self.constants.add(pass_.constants.classes)
+            _, chunks, chunk_bytes = pass_.constants.tables.shape
+            record[fields.O_STRIDE] = chunks * chunk_bytes
+        if pass_.addition:
+            record[fields.O_LEVELS] = len(self.additions)
+            self.additions.append(pass_.addition)
+        elif pass_.constants is not None:
+            record[fields.O_LEVELS] = pass_.constants.levels
+        return record
 
     def _write_convolve(self, convolve: Convolve, tail: tuple[TailOperation, ...]) -> None:
         name = self._code_bytes(convolve.inputs[0])
@@ -257,7 +253,7 @@ class _Planner:
         record[fields.C_CHUNKS] = chunks
         record[fields.C_TILES : fields.C_TILE_COUNT + 1] = [self._append(_flatten(tiles)), len(tiles)]
         record[fields.C_GROUP] = GROUP_TILES
-        record[fields.C_TAIL : fields.C_TAIL_COUNT + 1] = [self._write_tail(tail), len(tail)]
+        record[fields.C_TAIL : fields.C_TAIL_COUNT + 1] = [self._write_tail(tail), self._tail_count]
         record[fields.C_WIDTH : fields.C_PLANES + 1] = [columns, len(form.fill)]
         at = self._write(record)
         if readings[0].source is None:

@@ -106,7 +106,7 @@ def _classes(program: Program, name: str) -> Array | None:
 
 def _chunks(table: Array, filler: int, dtype: type) -> Array:
     """(classes, channels) -> bytes (classes, chunks, bytes of 16 elements)."""
-    filled = np.pad(table.astype(dtype), ((0, 0), (0, -table.shape[1] % LANES)), constant_values=filler)
+    filled: Array = np.pad(table.astype(dtype), ((0, 0), (0, -table.shape[1] % LANES)), constant_values=filler)
     return np.ascontiguousarray(filled).reshape(len(table), -1, LANES).view(np.uint8)
 
 

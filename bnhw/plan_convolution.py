@@ -25,7 +25,7 @@ DIRECT_SHARE = 0.7
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tap:
-    """What one step multiplies: 64 bytes from channel `first` of block `block` on, taps row, column..column + taps - 1."""
+    """What one step multiplies: `lanes` channels of a block at some neighbouring taps of one row, from `column` on."""
 
     plane: int
     block: int

@@ -18,8 +18,8 @@ from bnhw.kernels.convolution_bit_serial import MAX_BITS, BitSerialConvolution
 from bnhw.kernels.convolution_multiplexer import MultiplexerConvolution
 from bnhw.kernels.convolution_multiply import MultiplyConvolution
 from bnhw.kernels.convolution_xnor import XnorConvolution
-from bnhw.kernels.permission import request_permission
 from bnhw.kernels.packing import WORD_BITS, count_words
+from bnhw.kernels.permission import request_permission
 from bnhw.kernels.types import (
     BinaryWeights,
     Coding,

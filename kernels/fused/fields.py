@@ -58,10 +58,17 @@ M_FIELDS = 7
 
 # Operations of a tail.
 O_KIND, O_FROM, O_TO, O_CONSTANTS, O_TENSOR, O_CLASSES, O_STRIDE, O_LEVELS = range(8)
-"""Kind; slots read and written; constants; tensor; offset of the int64 class of each pixel (-1: one class); bytes from one
-class to the next; levels of a threshold, or the counter of an addition."""
+"""Kind; slots read and written; constants; tensor; offset of the int64 class of each pixel (-1: one class); bytes from
+one class to the next; levels of a threshold, or the counter of an addition."""
 O_FIELDS = 8
-LOAD, STORE, REQUANTISE, REQUANTISE_WIDE, THRESHOLD, ADD = range(6)
+LOAD, STORE, REQUANTISE, REQUANTISE_WIDE, THRESHOLD, ADD, REQUANTISE_STORE, RESIDUAL = range(8)
+"""The last two are several in one pass over both tiles. `REQUANTISE_STORE` writes a tensor of 1-byte elements without
+shift, or of 2 bytes. `RESIDUAL` requantises, adds a tensor of 2 bytes, stores the saturated sum in another (if any),
+requantises again and stores codes of 1 byte; counters as for `ADD`."""
+O_SUM, O_CODES = O_CLASSES, O_STRIDE
+"""Of `RESIDUAL`: the tensors of the sum (-1: none) and of the codes."""
+RESIDUAL_BYTES = 2 * 5 * 64 + 2 * 64
+"""Of a chunk: as `REQUANTISE_BYTES`, `ADD_BYTES`, and again `REQUANTISE_BYTES`."""
 REQUANTISE_BYTES = 5 * 64
 """Of a chunk: lowest and highest sum, multiplier, offset, shift; int32."""
 REQUANTISE_WIDE_BYTES = 64 + 128 + 128 + 64 + 64

@@ -4,11 +4,11 @@ import numpy as np
 import numpy.typing as npt
 
 from bnhw.kernels.fused.fields import (
+    COPY,
     G_COUNT,
     G_PIECES,
     GATHER,
     I_TENSOR,
-    IMAGE,
     L_CONSTANTS,
     L_ENTRIES,
     L_FROM,
@@ -55,18 +55,14 @@ from bnhw.kernels.fused.fields import (
     Y_FIRST,
     Y_FROM,
     Y_TO,
-    COPY,
 )
-from bnhw.kernels.fused.tail import load_chunk, place_chunk, run_tail, store_chunk
+from bnhw.kernels.fused.places import load_chunk, place_chunk, store_chunk
+from bnhw.kernels.fused.tail import run_tail
 from bnhw.kernels.fused.vectors import (
     add,
     copy_line,
     largest,
     load_code,
-    load_sums,
-    multiply,
-    lane_numbers,
-    gather_sums,
     spread,
     store_code,
     store_wide,
@@ -82,14 +78,16 @@ def place_code(table: Table, tensor: int, arena: int, row: int, column: int, cha
     """Address of one code."""
     place, pitch = place_chunk(table, tensor, arena, channel // LANES)
     pixel = table[tensor + T_ORIGIN] + row * table[tensor + T_ROW] + column
-    return place + pixel * pitch + channel % LANES * table[tensor + T_SIZE]
+    address: int = place + pixel * pitch + channel % LANES * table[tensor + T_SIZE]
+    return address
 
 
 @inline
 def get_code(table: Table, tensor: int, arena: int, row: int, column: int, channel: int) -> int:
     """One code of a tensor."""
-    stored = load_code(place_code(table, tensor, arena, row, column, channel), table[tensor + T_SIZE])
-    return (stored >> table[tensor + T_SHIFT]) + table[tensor + T_BIAS]
+    stored: int = load_code(place_code(table, tensor, arena, row, column, channel), table[tensor + T_SIZE])
+    code: int = (stored >> table[tensor + T_SHIFT]) + table[tensor + T_BIAS]
+    return code
 
 
 @inline

@@ -4,15 +4,12 @@ A slot holds two tiles of pixels by two chunks of channels, see `fields.SLOT_BYT
 writes another (or reads or writes a tensor), for the pixels that count of each tile and the chunks that exist.
 """
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
 from bnhw.kernels.fused.fields import (
     ADD,
     ADD_BYTES,
-    LANES,
     LOAD,
     O_CLASSES,
     O_CONSTANTS,
@@ -25,16 +22,13 @@ from bnhw.kernels.fused.fields import (
     O_TO,
     REQUANTISE,
     REQUANTISE_BYTES,
+    REQUANTISE_STORE,
     REQUANTISE_WIDE,
     REQUANTISE_WIDE_BYTES,
+    RESIDUAL,
     SLOT_BYTES,
     STORE,
-    T_BASE,
     T_BIAS,
-    T_BLOCKS,
-    T_LAST,
-    T_ORIGIN,
-    T_PLANE,
     T_ROW,
     T_SHIFT,
     T_SIZE,
@@ -42,6 +36,8 @@ from bnhw.kernels.fused.fields import (
     TILE_BYTES,
     TILE_FIELDS,
 )
+from bnhw.kernels.fused.passes import add_residual, requantise_and_store
+from bnhw.kernels.fused.places import first_pixel, load_chunk, place_chunk, store_chunk
 from bnhw.kernels.fused.vectors import (
     add,
     count_different,
@@ -50,18 +46,13 @@ from bnhw.kernels.fused.vectors import (
     is_greater,
     lane_numbers,
     largest,
-    load_bytes,
-    load_shorts,
     load_sums,
     load_wide,
     multiply,
     requantise_exactly,
-    shift_left,
     shift_right,
     smallest,
     spread,
-    store_bytes,
-    store_shorts,
     store_sums,
     store_wide,
     subtract,
@@ -69,45 +60,6 @@ from bnhw.kernels.fused.vectors import (
 from bnhw.kernels.jit import inline
 
 Table = npt.NDArray[np.int64]
-
-
-@inline
-def place_chunk(table: Table, tensor: int, arena: int, chunk: int) -> tuple[int, int]:
-    """Address of pixel 0 of sixteen channels, and the bytes from one pixel to the next."""
-    size = table[tensor + T_SIZE]
-    base = arena + table[tensor + T_BASE]
-    whole = 4 * table[tensor + T_BLOCKS]
-    if chunk < whole:
-        return base + (chunk >> 2) * table[tensor + T_PLANE] + (chunk & 3) * LANES * size, 64 * size
-    start = base + table[tensor + T_BLOCKS] * table[tensor + T_PLANE]
-    return start + (chunk - whole) * LANES * size, table[tensor + T_LAST] * size
-
-
-@inline
-def load_chunk(address: int, size: int, shift: Any, bias: Any) -> Any:
-    """Sixteen codes of a tensor whose elements have `size` bytes."""
-    if size == 1:
-        return add(shift_right(load_bytes(address), shift), bias)
-    if size == 2:
-        return load_shorts(address)
-    return load_sums(address)
-
-
-@inline
-def store_chunk(address: int, size: int, shift: Any, bias: Any, codes: Any) -> None:
-    """The reverse of `load_chunk`."""
-    if size == 1:
-        store_bytes(address, shift_left(subtract(codes, bias), shift))
-    elif size == 2:
-        store_shorts(address, codes)
-    else:
-        store_sums(address, codes)
-
-
-@inline
-def first_pixel(table: Table, tensor: int, tile: int) -> int:
-    """A tile's first pixel in a padded plane."""
-    return table[tensor + T_ORIGIN] + table[tile + 1] * table[tensor + T_ROW] + table[tile + 2]
 
 
 @inline
@@ -270,6 +222,13 @@ def run_operation(
 
 
 @inline
+def count_clamped(counts: int, counter: int, clamped: int) -> None:
+    """Add to one counter."""
+    count = counts + 8 * counter
+    store_wide(count, load_wide(count) + clamped)
+
+
+@inline
 def run_tail(
     table: Table,
     tail: int,
@@ -291,6 +250,17 @@ def run_tail(
         first, second = table[operation + O_FROM], table[operation + O_TO]
         source = sums if first == 0 else slots + first * SLOT_BYTES
         target = sums if second == 0 else slots + second * SLOT_BYTES
+        kind = table[operation + O_KIND]
+        if kind >= REQUANTISE_STORE:
+            for part in range(min(2, chunks - chunk)):
+                at = source + part * TILE_BYTES
+                if kind == RESIDUAL:
+                    clamped += add_residual(table, operation, constants, arena, chunk + part, tile, width, at)
+                else:
+                    requantise_and_store(table, operation, constants, arena, chunk + part, tile, width, at)
+            if kind == RESIDUAL:
+                count_clamped(counts, table[operation + O_LEVELS], clamped)
+            continue
         for half in range(2):
             for part in range(min(2, chunks - chunk)):
                 at = (2 * half + part) * TILE_BYTES
@@ -305,6 +275,5 @@ def run_tail(
                     source + at,
                     target + at,
                 )
-        if table[operation + O_KIND] == ADD:
-            count = counts + 8 * table[operation + O_LEVELS]
-            store_wide(count, load_wide(count) + clamped)
+        if kind == ADD:
+            count_clamped(counts, table[operation + O_LEVELS], clamped)

@@ -107,7 +107,7 @@ def load_code(typing: Any, address: Any, size: Any) -> Generator:
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         address, size = values
-        result = alloca_once(builder, I64)
+        result = alloca_once(builder, I64)  # type: ignore[no-untyped-call]  # Numba's is untyped
         for width, ir_type, extend in ((1, I8, "zext"), (2, I16, "sext"), (4, I32, "sext")):
             with builder.if_then(builder.icmp_signed("==", size, I64(width))):
                 builder.store(getattr(builder, extend)(load_at(builder, ir_type, address), I64), result)

@@ -18,7 +18,7 @@ OPERAND = LINE if binding.llvm_version_info[0] >= 22 else PLAIN
 
 @intrinsic
 def multiply_rows(typing: Any, slot: Any, pixels: Any, stride: Any, panel: Any) -> Generator:
-    """Add to eight rows of two chunks of a slot: 64 bytes of eight pixels, `stride` bytes apart, by one step's weights."""
+    """Add one step's products to eight rows of two chunks of a slot; pixels are `stride` bytes apart."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         slot, first, stride, panel = values
