@@ -89,6 +89,7 @@ class FusedProgram:
             math.prod(images.shape[1:]),
             len(images),
             logits.ctypes.data,
+            8 * classes,
         )
         return logits, dict(zip(plan.additions, counts.tolist(), strict=False))
 

@@ -3,14 +3,16 @@
 A plan is made once per program and holds no activations; every thread has an arena of its own.
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import Enum
 
 import numpy as np
 
 from bnhw.dtypes import Array
 from bnhw.kernels.fused import fields
-from bnhw.kernels.fused.fields import LANES, SLOT_BYTES, SLOTS
+from bnhw.kernels.fused.fields import BLOCK, LANES, SLOT_BYTES, SLOTS
 from bnhw.plan_convolution import PAIR, Filter, Reading, flat_tiles, list_stages, order_weights, read_tensor
 from bnhw.plan_order import Step, TailOperation, order_steps
 from bnhw.plan_storage import Fill, Form, Place, code_form, place_tensors, planes_form
@@ -28,6 +30,11 @@ from bnhw.program import (
 
 GROUP_TILES = 8
 """Tiles of pixels whose sums stay in the first cache between stages."""
+NARROW_PIXELS = GROUP_TILES * LANES
+"""Convolutions of at most so many pixels expand their weights once for several images."""
+MOST_IMAGES = 8
+GROUP_BYTES = 3 << 20
+"""How many: as many as stay in the second cache step by step."""
 SLACK_BYTES = 1 << 16
 """Beyond the arena's tensors: tiles read past the last pixel."""
 
@@ -93,6 +100,15 @@ def aligned_bytes(size: int) -> Array:
     return raw[start : start + size]
 
 
+class Area(Enum):
+    """Parts of the arena: tensors and panels of gathered pixels, of all images or of each image of a group."""
+
+    SHARED = "shared"
+    SHARED_PANEL = "shared panel"
+    OWN = "own"
+    OWN_PANEL = "own panel"
+
+
 class _Planner:
     """A plan under construction; used once."""
 
@@ -101,7 +117,11 @@ class _Planner:
         self.steps = steps
         self.forms = _forms(program, steps)
         uses = _uses(program, steps, self.forms)
-        self.places, self.fills, self.end = place_tensors(self.forms, uses, share=share)
+        self.own_from = _first_narrow(program, steps)
+        names = {name for reads, writes in uses[1 + self.own_from :] for name in (*reads, *writes)}
+        shared = {name: form for name, form in self.forms.items() if name not in names}
+        own = {name: form for name, form in self.forms.items() if name in names}
+        self.shared, self.own = (place_tensors(forms, uses, share=share) for forms in (shared, own))
         self.table: list[int] = []
         self.step_positions: list[int] = []
         self.constants = _Store()
@@ -109,35 +129,56 @@ class _Planner:
         self.additions: list[str] = []
         self._tail_count = 0
         self.split: set[str] = set()
-        self.panel_bytes = self.gather_bytes = 0
-        self.readings: list[tuple[int, int]] = []
+        self.panel_bytes = 0
+        self.gather_bytes = {Area.SHARED_PANEL: 0, Area.OWN_PANEL: 0}
+        self.offsets: list[tuple[int, Area]] = []
 
     def plan(self) -> Plan:
-        """Write every step's record, then lay out the scratch memory behind the tensors."""
-        self.table = [0] * (len(self.steps) * 3 + 3)
+        """Write every step's record, then lay out the arena."""
+        self.table = [0] * (fields.H_FIELDS + len(self.steps) * 3 + 2)
         self._write([fields.IMAGE, self._tensor(self.program.input)])
-        for step in self.steps:
+        own_step = len(self.step_positions)
+        for number, step in enumerate(self.steps):
+            own_step = len(self.step_positions) if number == self.own_from else own_step
             self._write_step(step)
+        own_step = len(self.step_positions) if self.own_from == len(self.steps) else own_step
         self._write([fields.OUTPUT, self._tensor(self.program.output)])
-        assert len(self.step_positions) < len(self.steps) * 3 + 3
-        self.table[0 : 1 + len(self.step_positions)] = [len(self.step_positions), *self.step_positions]
-        slots = self.end + SLACK_BYTES
+        slots = self.shared[2] + SLACK_BYTES
         sums = slots + SLOTS * SLOT_BYTES
         panel = sums + GROUP_TILES // 2 * SLOT_BYTES
-        gather = panel + self.panel_bytes
-        for position, offset in self.readings:  # panels of gathered pixels come last
-            self.table[position] = gather + offset
+        starts = {Area.SHARED: 0, Area.SHARED_PANEL: panel + self.panel_bytes}
+        starts[Area.OWN] = starts[Area.SHARED_PANEL] + self.gather_bytes[Area.SHARED_PANEL] + SLACK_BYTES
+        starts[Area.OWN_PANEL] = starts[Area.OWN] + self.own[2]
+        own_bytes = self.own[2] + self.gather_bytes[Area.OWN_PANEL] + 64 * LANES * BLOCK
+        group = max(1, min(MOST_IMAGES, GROUP_BYTES // own_bytes))
+        header = [len(self.step_positions), own_step, group, len(self.table)]
+        self.table[: len(header) + len(self.step_positions)] = [*header, *self.step_positions]
+        fills = [self.shared[1], *(_moved(self.own[1], starts[Area.OWN] + image * own_bytes) for image in range(group))]
+        places = {name: _place_at(place, 0) for name, place in self.shared[0].items()}
+        places |= {name: _place_at(place, starts[Area.OWN]) for name, place in self.own[0].items()}
         return Plan(
-            table=np.array(self.table, np.int64),
+            table=np.concatenate([self._table_of(starts, image * own_bytes) for image in range(group)]),
             constants=self.constants.joined(),
-            arena_bytes=gather + self.gather_bytes + SLACK_BYTES,
-            fills=self.fills,
+            arena_bytes=starts[Area.OWN] + group * own_bytes + SLACK_BYTES,
+            fills=tuple(fill for part in fills for fill in part),
             slots=slots,
             sums=sums,
             panel=panel,
             additions=tuple(self.additions),
-            places=self.places,
+            places=places,
         )
+
+    def _table_of(self, starts: Mapping[Area, int], own: int) -> Array:
+        """The table of the image whose own areas lie so many bytes behind the first one's."""
+        table = np.array(self.table, np.int64)
+        for position, area in self.offsets:
+            table[position] += starts[area] + (own if area in (Area.OWN, Area.OWN_PANEL) else 0)
+        return table
+
+    def _place(self, name: str) -> tuple[Place, Area]:
+        if name in self.own[0]:
+            return self.own[0][name], Area.OWN
+        return self.shared[0][name], Area.SHARED
 
     def _append(self, numbers: list[int]) -> int:
         at = len(self.table)
@@ -151,7 +192,9 @@ class _Planner:
 
     def _tensor(self, name: str) -> int:
         if name not in self.tensor_records:
-            self.tensor_records[name] = self._append(self.places[name].fields())
+            place, area = self._place(name)
+            self.tensor_records[name] = self._append(place.fields())
+            self.offsets.append((self.tensor_records[name] + fields.T_BASE, area))
         return self.tensor_records[name]
 
     def _write_step(self, step: Step) -> None:
@@ -227,13 +270,13 @@ class _Planner:
 
     def _write_convolve(self, convolve: Convolve, tail: tuple[TailOperation, ...]) -> None:
         name = self._code_bytes(convolve.inputs[0])
-        place = self.places[name]
+        place, area = self._place(name)
         form, window = place.form, convolve.window
         weights = self.program.weights_of(convolve)
         order = order_weights(form, weights, window, convolve.groups, binary=convolve.weight_bits == 1)
         rows, columns, outputs = self.program.tensor[convolve.output].shape
         readings = [read_tensor(form, place.offset, taps, window, (rows, columns)) for taps in order.taps]
-        taps = self._write_taps(order, self._write_gather(readings))
+        taps = self._write_taps(order, self._write_gather(readings, area))
         stages = list_stages(order.taps[0])
         tiles = _even(readings[0].tiles)
         chunks = -(-outputs // LANES)
@@ -256,8 +299,7 @@ class _Planner:
         record[fields.C_TAIL : fields.C_TAIL_COUNT + 1] = [self._write_tail(tail), self._tail_count]
         record[fields.C_WIDTH : fields.C_PLANES + 1] = [columns, len(form.fill)]
         at = self._write(record)
-        if readings[0].source is None:
-            self.readings.append((at + fields.C_SOURCE, 0))
+        self.offsets.append((at + fields.C_SOURCE, _panel_of(area) if readings[0].source is None else area))
         self.panel_bytes = max(self.panel_bytes, len(order.taps[0]) * fields.PANEL_BYTES)
 
     def _zero(self, name: str) -> int:
@@ -271,13 +313,13 @@ class _Planner:
             return name
         if name not in self.split:
             self.split.add(name)
-            form = self.places[planes].form
+            form = self.forms[planes]
             low = self.program.tensor[name].dtype.low
             tensors = [self._tensor(name), self._tensor(planes)]
             self._write([fields.SPLIT, *tensors, len(form.fill), form.plane_bytes, low])
         return planes
 
-    def _write_gather(self, readings: list[Reading]) -> list[tuple[tuple[int, int], ...]]:
+    def _write_gather(self, readings: list[Reading], area: Area) -> list[tuple[tuple[int, int], ...]]:
         """Gather what the readings of all pairs of chunks need; returns their taps' offsets."""
         offsets: list[tuple[tuple[int, int], ...]] = []
         end = 0
@@ -287,13 +329,20 @@ class _Planner:
             offsets.append(tuple((offset + end, pitch) for offset, pitch in reading.offsets))
             for piece in reading.pieces:
                 at = len(self.table) + len(pieces) + 1
-                self.readings.append((at, end + piece.target))
-                pieces += [piece.source, 0, piece.rows, piece.row_bytes, piece.columns, piece.column_bytes]
+                self.offsets += [(at - 1, area), (at, _panel_of(area))]
+                pieces += [
+                    piece.source,
+                    end + piece.target,
+                    piece.rows,
+                    piece.row_bytes,
+                    piece.columns,
+                    piece.column_bytes,
+                ]
                 count += 1
             end += reading.panel_bytes
         if count:
             self._write([fields.GATHER, self._append(pieces), count])
-        self.gather_bytes = max(self.gather_bytes, end)
+        self.gather_bytes[_panel_of(area)] = max(self.gather_bytes[_panel_of(area)], end)
         return offsets
 
     def _write_taps(self, order: Filter, offsets: list[tuple[tuple[int, int], ...]]) -> int:
@@ -302,6 +351,28 @@ class _Planner:
             for tap, (offset, pitch) in zip(taps, places, strict=True):
                 records += [offset, pitch, tap.weight_rows]
         return self._append([*records, 0, 0, 0])
+
+
+def _panel_of(area: Area) -> Area:
+    return Area.OWN_PANEL if area is Area.OWN else Area.SHARED_PANEL
+
+
+def _moved(fills: tuple[Fill, ...], start: int) -> list[Fill]:
+    return [replace(fill, offset=fill.offset + start) for fill in fills]
+
+
+def _place_at(place: Place, start: int) -> Place:
+    return replace(place, offset=place.offset + start)
+
+
+def _first_narrow(program: Program, steps: Sequence[Step]) -> int:
+    """The step from which on no convolution has more pixels than `NARROW_PIXELS`: there, weights cost the most."""
+    wide = [
+        number
+        for number, step in enumerate(steps)
+        if isinstance(step.main, Convolve) and math.prod(program.tensor[step.main.output].shape[:2]) > NARROW_PIXELS
+    ]
+    return wide[-1] + 1 if wide else 0
 
 
 def planes_name(name: str) -> str:

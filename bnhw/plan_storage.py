@@ -128,8 +128,8 @@ def place_tensors(
 ) -> tuple[Mapping[str, Place], tuple[Fill, ...], int]:
     """Places, what they are filled with, and the bytes they take together.
 
-    uses: of every step, the names it reads and writes. share: whether a place is given to another tensor after the
-    last use of the one before.
+    uses: of every step, the names it reads and writes; names without a form lie elsewhere. share: whether a place is
+    given to another tensor after the last use of the one before.
     """
     last_use = {name: at for at, (reads, writes) in enumerate(uses) for name in (*writes, *reads)}
     free: dict[Form, list[int]] = defaultdict(list)
@@ -138,6 +138,8 @@ def place_tensors(
     end = 0
     for at, (reads, writes) in enumerate(uses):
         for name in writes:
+            if name not in forms:
+                continue
             form = forms[name]
             if free[form]:
                 places[name] = Place(form=form, offset=free[form].pop())

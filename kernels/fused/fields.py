@@ -1,6 +1,8 @@
 """The format of a plan's table: flat int64 records, named by the positions of their fields.
 
-The table starts with the number of steps and then holds the position of each step's record. Addresses in it are
+The table starts with a header (`H_*`) and the position of each step's record. Steps before `H_OWN` run image by
+image; from there on a group of images goes through every step together, so that weights are expanded once for all of
+them. Every image of a group has a table of its own, `H_SIZE` long, which differs in the places of tensors only. Addresses in it are
 byte offsets into the constants or into the arena of one thread. A tensor lies in the arena as blocks of 64
 channels, each a padded plane of (rows, columns, 64) elements, the last block possibly 16 or 32 channels wide;
 sixteen channels are a chunk. An element of one byte is `(code - bias) << shift`, of two or four the code itself
@@ -17,6 +19,10 @@ TILE_BYTES = 1024
 SLOT_BYTES = 4 * TILE_BYTES
 """Sums of two tiles of pixels and two chunks: a slot holds [tile][chunk][pixel][channel] int32."""
 SLOTS = 5
+
+H_STEPS, H_OWN, H_GROUP, H_SIZE = range(4)
+"""Number of steps, the first that a group runs together, images of a group, numbers in one image's table."""
+H_FIELDS = 4
 
 # Every step starts with its kind.
 CONVOLVE, MAP, GATHER, SPLIT, IMAGE, LOOK_UP, COPY, POOL_SUM, POOL_MAXIMUM, OUTPUT = range(10)

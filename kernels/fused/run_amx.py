@@ -32,12 +32,15 @@ from bnhw.kernels.fused.fields import (
     C_WEIGHTS,
     C_WIDTH,
     CONVOLVE,
-    I_TENSOR,
+    H_FIELDS,
+    H_GROUP,
+    H_OWN,
+    H_SIZE,
+    H_STEPS,
     IMAGE,
     OUTPUT,
     PANEL_BYTES,
     SLOT_BYTES,
-    T_CHANNELS,
     TILE_FIELDS,
 )
 from bnhw.kernels.fused.panels import expand_panel, shift_sums
@@ -99,8 +102,12 @@ def convolve_group(
     panel: int,
     chunk: int,
     group: int,
+    is_first: bool,
 ) -> None:
-    """Two chunks of some tiles of pixels, whose sums stay in the first cache between stages."""
+    """Two chunks of some tiles of pixels, whose sums stay in the first cache between stages.
+
+    is_first: whether the weights are to be expanded, not yet done for another image.
+    """
     taps = table[at + C_TAPS] + chunk // 2 * table[at + C_TAPS_STRIDE]
     steps, chunks, pitch = table[at + C_STEPS], table[at + C_CHUNKS], table[at + C_PITCH]
     is_binary = table[at + C_BINARY] == 1
@@ -122,7 +129,7 @@ def convolve_group(
                 if table[bounds + 2]:
                     shift_sums(slot, starts + plane * ((chunks + 1) // 2) * 128)
                 load_slot(slot)
-            if is_binary and number == 0:
+            if is_binary and is_first and number == 0:
                 multiply_expanding(table, taps, source, pitch, tile, first, last, weights, panel)
             elif is_binary:
                 multiply_expanded(table, taps, source, pitch, tile, first, last, panel)
@@ -146,7 +153,47 @@ def convolve_group(
                 )
 
 
-@entry(tensor_in(int64, 1), *(int64,) * 11)
+@inline
+def run_steps(
+    table: Table,
+    first: int,
+    end: int,
+    first_image: int,
+    end_image: int,
+    constants: int,
+    arena: int,
+    counts: int,
+    slots: int,
+    sums: int,
+    panel: int,
+    images: int,
+    image_bytes: int,
+    logits: int,
+    logit_bytes: int,
+) -> None:
+    """Steps first..end for some images of a group."""
+    size = table[H_SIZE]
+    for number in range(first, end):
+        at = table[H_FIELDS + number]
+        if table[at] == CONVOLVE:
+            for chunk in range(0, table[at + C_CHUNKS], 2):
+                for image in range(first_image, end_image):
+                    own = table[image * size : (image + 1) * size]
+                    is_first = image == first_image
+                    for group in range(0, table[at + C_TILE_COUNT], table[at + C_GROUP]):
+                        convolve_group(own, at, constants, arena, counts, slots, sums, panel, chunk, group, is_first)
+            continue
+        for image in range(first_image, end_image):
+            own = table[image * size : (image + 1) * size]
+            if table[at] == IMAGE:
+                load_image(own, at, arena, images + image * image_bytes)
+            elif table[at] == OUTPUT:
+                store_output(own, at, arena, logits + image * logit_bytes)
+            else:
+                run_step(own, at, constants, arena, counts, slots)
+
+
+@entry(tensor_in(int64, 1), *(int64,) * 12)
 def run(
     table: Table,
     constants: int,
@@ -160,24 +207,46 @@ def run(
     image_bytes: int,
     image_count: int,
     logits: int,
+    logit_bytes: int,
 ) -> None:
     """Run every step for every image; addresses of aligned memory, see `bnhw.plan`."""
     configure(tiles)
-    output = logits
-    for image in range(image_count):
-        for number in range(table[0]):
-            at = table[1 + number]
-            kind = table[at]
-            if kind == CONVOLVE:
-                chunks = table[at + C_CHUNKS]
-                for chunk in range(0, chunks, 2):
-                    for group in range(0, table[at + C_TILE_COUNT], table[at + C_GROUP]):
-                        convolve_group(table, at, constants, arena, counts, slots, sums, panel, chunk, group)
-            elif kind == IMAGE:
-                load_image(table, at, arena, images + image * image_bytes)
-            elif kind == OUTPUT:
-                store_output(table, at, arena, output)
-                output += 8 * table[table[at + I_TENSOR] + T_CHANNELS]
-            else:
-                run_step(table, at, constants, arena, counts, slots)
+    for start in range(0, image_count, table[H_GROUP]):
+        count = min(table[H_GROUP], image_count - start)
+        first_image, first_logits = images + start * image_bytes, logits + start * logit_bytes
+        for image in range(count):
+            run_steps(
+                table,
+                0,
+                table[H_OWN],
+                image,
+                image + 1,
+                constants,
+                arena,
+                counts,
+                slots,
+                sums,
+                panel,
+                first_image,
+                image_bytes,
+                first_logits,
+                logit_bytes,
+            )
+        run_steps(
+            table,
+            table[H_OWN],
+            table[H_STEPS],
+            0,
+            count,
+            constants,
+            arena,
+            counts,
+            slots,
+            sums,
+            panel,
+            first_image,
+            image_bytes,
+            first_logits,
+            logit_bytes,
+        )
     release()
