@@ -11,7 +11,8 @@ import numpy as np
 
 from bnhw.dtypes import Array
 from bnhw.kernels.fused.amx import tile_configuration
-from bnhw.plan import Plan, aligned_bytes, make_plan
+from bnhw.plan import Plan, make_plan
+from bnhw.plan_memory import aligned_bytes
 from bnhw.plan_storage import Form
 from bnhw.program import Program
 

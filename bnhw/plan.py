@@ -3,9 +3,8 @@
 A plan is made once per program and holds no activations; every thread has an arena of its own.
 """
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import numpy as np
@@ -14,8 +13,9 @@ from bnhw.dtypes import Array
 from bnhw.kernels.fused import fields
 from bnhw.kernels.fused.fields import BLOCK, LANES, SLOT_BYTES, SLOTS
 from bnhw.plan_convolution import PAIR, Filter, Reading, flat_tiles, list_stages, order_weights, read_tensor
+from bnhw.plan_memory import Store, first_narrow, list_forms, list_uses, planes_name
 from bnhw.plan_order import Step, TailOperation, order_steps
-from bnhw.plan_storage import Fill, Form, Place, code_form, place_tensors, planes_form
+from bnhw.plan_storage import Fill, Place, place_tensors
 from bnhw.plan_tail import Pass, fuse_passes
 from bnhw.program import (
     Convolve,
@@ -30,11 +30,9 @@ from bnhw.program import (
 
 GROUP_TILES = 8
 """Tiles of pixels whose sums stay in the first cache between stages."""
-NARROW_PIXELS = GROUP_TILES * LANES
-"""Convolutions of at most so many pixels expand their weights once for several images."""
 MOST_IMAGES = 8
 GROUP_BYTES = 3 << 20
-"""How many: as many as stay in the second cache step by step."""
+"""Images of a group: as many as stay in the second cache step by step."""
 SLACK_BYTES = 1 << 16
 """Beyond the arena's tensors: tiles read past the last pixel."""
 
@@ -65,41 +63,6 @@ def make_plan(program: Program, *, store_all: bool = False) -> Plan:
     return _Planner(program, steps, share=not store_all).plan()
 
 
-@dataclass(kw_only=True)
-class _Store:
-    """Arrays one behind the other, each aligned to 64 bytes."""
-
-    parts: list[Array] = field(default_factory=list)
-    size: int = 0
-
-    def add(self, array: Array) -> int:
-        """Keep an array's bytes; returns their offset."""
-        flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        at = self.size
-        missing = -flat.size % 64
-        self.parts.append(flat)
-        if missing:
-            self.parts.append(np.zeros(missing, np.uint8))
-        self.size += flat.size + missing
-        return at
-
-    def joined(self) -> Array:
-        """All of them, aligned."""
-        joined = aligned_bytes(self.size)
-        at = 0
-        for part in self.parts:
-            joined[at : at + part.size] = part
-            at += part.size
-        return joined
-
-
-def aligned_bytes(size: int) -> Array:
-    """Zeros, aligned to 64 bytes."""
-    raw = np.zeros(size + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + size]
-
-
 class Area(Enum):
     """Parts of the arena: tensors and panels of gathered pixels, of all images or of each image of a group."""
 
@@ -115,16 +78,16 @@ class _Planner:
     def __init__(self, program: Program, steps: tuple[Step, ...], *, share: bool) -> None:
         self.program = program
         self.steps = steps
-        self.forms = _forms(program, steps)
-        uses = _uses(program, steps, self.forms)
-        self.own_from = _first_narrow(program, steps)
+        self.forms = list_forms(program, steps)
+        uses = list_uses(program, steps, self.forms)
+        self.own_from = first_narrow(program, steps)
         names = {name for reads, writes in uses[1 + self.own_from :] for name in (*reads, *writes)}
         shared = {name: form for name, form in self.forms.items() if name not in names}
         own = {name: form for name, form in self.forms.items() if name in names}
         self.shared, self.own = (place_tensors(forms, uses, share=share) for forms in (shared, own))
         self.table: list[int] = []
         self.step_positions: list[int] = []
-        self.constants = _Store()
+        self.constants = Store()
         self.tensor_records: dict[str, int] = {}
         self.additions: list[str] = []
         self._tail_count = 0
@@ -363,58 +326,6 @@ def _moved(fills: tuple[Fill, ...], start: int) -> list[Fill]:
 
 def _place_at(place: Place, start: int) -> Place:
     return replace(place, offset=place.offset + start)
-
-
-def _first_narrow(program: Program, steps: Sequence[Step]) -> int:
-    """The step from which on no convolution has more pixels than `NARROW_PIXELS`: there, weights cost the most."""
-    wide = [
-        number
-        for number, step in enumerate(steps)
-        if isinstance(step.main, Convolve) and math.prod(program.tensor[step.main.output].shape[:2]) > NARROW_PIXELS
-    ]
-    return wide[-1] + 1 if wide else 0
-
-
-def planes_name(name: str) -> str:
-    """What the planes of a tensor's codes are called in a plan."""
-    return f"{name} in planes"
-
-
-def _forms(program: Program, steps: tuple[Step, ...]) -> Mapping[str, Form]:
-    """The form of every tensor in memory; its borders are as wide as its convolutions' padding."""
-    pads: dict[str, tuple[int, int, int, int]] = {}
-    for instruction in program.instructions:
-        if isinstance(instruction, Convolve):
-            name = instruction.inputs[0]
-            before = pads.get(name, (0, 0, 0, 0))
-            top, left, bottom, right = (max(pair) for pair in zip(before, instruction.window.pads, strict=True))
-            pads[name] = (top, left, bottom, right)
-    forms: dict[str, Form] = {}
-    for name in [program.input, *(name for step in steps for name in step.writes)]:
-        tensor = program.tensor[name]
-        if tensor.dtype.bits > 8:
-            forms[name] = code_form(tensor, (0, 0, 0, 0))
-            if name in pads:
-                forms[planes_name(name)] = planes_form(tensor, pads[name])
-        else:
-            forms[name] = code_form(tensor, pads.get(name, (0, 0, 0, 0)))
-    return forms
-
-
-def _uses(
-    program: Program, steps: Sequence[Step], forms: Mapping[str, Form]
-) -> Sequence[tuple[Sequence[str], Sequence[str]]]:
-    """What each step reads and writes in memory; planes are written by the first convolution that reads them."""
-    uses: list[tuple[Sequence[str], Sequence[str]]] = [((), (program.input,))]
-    split: set[str] = set()
-    for step in steps:
-        reads, writes = list(step.reads), list(step.writes)
-        if isinstance(step.main, Convolve) and planes_name(step.main.inputs[0]) in forms:
-            planes = planes_name(step.main.inputs[0])
-            (reads if planes in split else writes).append(planes)
-            split.add(planes)
-        uses.append((reads, writes))
-    return [*uses, ((program.output,), ())]
 
 
 def _even(tiles: tuple[tuple[int, int, int, int], ...]) -> tuple[tuple[int, int, int, int], ...]:

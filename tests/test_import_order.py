@@ -40,7 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("checked",),
     ("plan_order", "plan_storage"),
     ("plan_constants", "plan_convolution"),
-    ("plan_tail",),
+    ("plan_memory", "plan_tail"),
     ("plan",),
     ("fused",),
     ("machine", "storage", "count", "integer_onnx"),

@@ -2,9 +2,10 @@
 
 The table starts with a header (`H_*`) and the position of each step's record. Steps before `H_OWN` run image by
 image; from there on a group of images goes through every step together, so that weights are expanded once for all of
-them. Every image of a group has a table of its own, `H_SIZE` long, which differs in the places of tensors only. Addresses in it are
-byte offsets into the constants or into the arena of one thread. A tensor lies in the arena as blocks of 64
-channels, each a padded plane of (rows, columns, 64) elements, the last block possibly 16 or 32 channels wide;
+them. Every image of a group has a table of its own, `H_SIZE` long, which differs in the places of tensors only.
+
+Addresses are byte offsets into the constants or into the arena of one thread. A tensor lies in the arena as blocks of
+64 channels, each a padded plane of (rows, columns, 64) elements, the last block possibly 16 or 32 channels wide;
 sixteen channels are a chunk. An element of one byte is `(code - bias) << shift`, of two or four the code itself
 (bias and shift are 0).
 """
