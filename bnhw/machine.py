@@ -8,15 +8,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from bnhw.checked import check_widths, kernel_coding, kernel_geometry
 from bnhw.dtypes import Array
 from bnhw.errors import BadInput
+from bnhw.fused import FusedProgram
 from bnhw.images import fit_pixels
 from bnhw.kernels.packing import pack_bits
-from bnhw.kernels.select import REFERENCE_CHOICES, KernelSet, kernel_set
+from bnhw.kernels.select import REFERENCE_CHOICES, KernelSet, fused_choice, kernel_set
 from bnhw.kernels.types import BinaryWeights, IntegerWeights, PreparedConvolution
 from bnhw.program import (
     AddSaturating,
@@ -72,20 +74,32 @@ class Step:
 class Machine:
     """A program ready to run with one of `bnhw.kernels.select.KERNEL_CHOICES`.
 
-    Raises BadInput for an unknown choice, or one that this machine or program cannot have.
+    `run` executes whole programs in one compiled call where `fused_choice` names a way, else instruction by
+    instruction as `steps` always does. Raises BadInput for an unknown choice, or one that this machine cannot have.
     """
 
     def __init__(self, program: Program, kernels: str = "auto") -> None:
         self.program = program
         try:
             self.kernel_set: KernelSet = kernel_set(kernels)
-            self.convolutions: Mapping[str, PreparedConvolution] = {
-                instruction.output: self._prepare(instruction)
-                for instruction in program.instructions
-                if isinstance(instruction, Convolve)
-            }
         except ValueError as error:
             raise BadInput(str(error)) from error
+        self.fused_kernels = fused_choice(kernels)
+
+    @cached_property
+    def convolutions(self) -> Mapping[str, PreparedConvolution]:
+        """The convolutions as `steps` runs them, by instruction."""
+        return {i.output: self._prepare(i) for i in self.program.instructions if isinstance(i, Convolve)}
+
+    @cached_property
+    def fused(self) -> FusedProgram | None:
+        """The whole program as `run` runs it, or None where it runs instruction by instruction."""
+        return FusedProgram(self.program, self.fused_kernels) if self.fused_kernels else None
+
+    @property
+    def executors(self) -> "tuple[Machine | FusedMachine, ...]":
+        """All ways in which this machine may execute the program, to be compared with others."""
+        return (self, FusedMachine(self.program, self.fused_kernels)) if self.fused_kernels else (self,)
 
     @property
     def name(self) -> str:
@@ -172,6 +186,7 @@ class Machine:
         batch = fit_images(self.program, images)
         if threads < 1:
             raise BadInput(f"threads is {threads}; at least 1 is needed")
+        kernels = self._prepare_run()
         chunks = self._chunks(len(batch), threads)
         logits = np.zeros((len(batch), self.program.tensor[self.program.output].shape[2]), np.int64)
         saturations: dict[str, int] = {}
@@ -191,9 +206,16 @@ class Machine:
             logits=logits,
             scale=self.program.tensor[self.program.output].scale,
             saturations=saturations,
-            kernels={name: prepared.kernel for name, prepared in self.convolutions.items()},
+            kernels=kernels,
             seconds=time.perf_counter() - start,
         )
+
+    def _prepare_run(self) -> Mapping[str, str]:
+        """Make ready what `run` needs; the kernel of each convolution."""
+        if self.fused is None:
+            return {name: prepared.kernel for name, prepared in self.convolutions.items()}
+        self.fused.prepare()
+        return {i.output: self.fused.kernels for i in self.program.instructions if isinstance(i, Convolve)}
 
     def _chunks(self, images: int, threads: int) -> list[slice]:
         largest = 8 * max(tensor.size for tensor in self.program.tensors)
@@ -201,6 +223,8 @@ class Machine:
         return [slice(start, start + size) for start in range(0, images, size)]
 
     def _run_chunk(self, images: Array) -> tuple[Array, Mapping[str, int]]:
+        if self.fused is not None:
+            return self.fused.run(images)
         saturations: dict[str, int] = {}
         value = images
         output = self.program.output
@@ -210,6 +234,25 @@ class Machine:
             if isinstance(step.instruction, AddSaturating):
                 saturations[step.instruction.output] = step.saturations
         return value.reshape(len(images), -1).astype(np.int64), saturations
+
+
+class FusedMachine:
+    """A whole program in one compiled call, with every tensor to be seen: what `Machine.run` runs, to be compared.
+
+    kernels: one of `bnhw.kernels.select.FUSED_CHOICES` that this machine can run.
+    """
+
+    def __init__(self, program: Program, kernels: str) -> None:
+        self.program = program
+        self.fused = FusedProgram(program, kernels, store_all=True)
+        self.name = f"{kernels}, whole program"
+
+    def steps(self, images: Array) -> Iterator[Step]:
+        """Every instruction's result, as `Machine.steps` gives it; the saturated sums of all images together."""
+        values, counts = self.fused.tensor_values(images)
+        for instruction in self.program.instructions:
+            name = instruction.output
+            yield Step(instruction=instruction, value=values[name], saturations=counts.get(name, 0))
 
 
 def image_tensor(program: Program) -> Tensor:

@@ -17,9 +17,9 @@ from numba import types as nb
 from numba.extending import intrinsic as numba_intrinsic
 
 SOURCES_DIGEST = blake2b(
-    b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))), digest_size=6
+    b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py"))), digest_size=6
 ).hexdigest()
-"""Names the disk cache, so that code compiled from older sources of this folder is never loaded."""
+"""Names the disk cache, so that code compiled from older sources of this folder or those in it is never loaded."""
 
 _COMPILING = Lock()
 

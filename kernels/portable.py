@@ -60,7 +60,7 @@ def threshold(
     """`low` + the number of thresholds reached; see `reference.threshold`. Thresholds may exceed 32 bits."""
     checked = check_tensor("threshold", acc)
     table, falls, rows = check_threshold(acc.shape, thresholds, falling, classes, low)
-    base, limits, flip = _limits(table, falls, low)
+    base, limits, flip = threshold_limits(table, falls, low)
     out = np.empty(acc.shape, np.int32)
     pointwise.threshold_pixels(_pixels(checked), base, limits, flip, rows, _pixels(out))
     return out
@@ -137,7 +137,7 @@ def global_sum(codes: IntArray, zero_point: int) -> npt.NDArray[np.int32]:
     return sum_pool(codes, Geometry(kernel=(height, width), stride=(1, 1), pads=(0, 0, 0, 0)), zero_point)
 
 
-def _limits(
+def threshold_limits(
     table: npt.NDArray[np.int64], falls: npt.NDArray[np.bool_], low: int
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
     """Base (D, C), limits (D, C, 2^k - 1) and flip (C,) of `pointwise.threshold_pixels`, all exact in 32 bits.

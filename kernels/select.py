@@ -5,7 +5,7 @@ decide; they are those that LLVM reports for this machine, so one table serves x
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, Literal, Self, TypeAlias
@@ -19,6 +19,7 @@ from bnhw.kernels.convolution_multiplexer import MultiplexerConvolution
 from bnhw.kernels.convolution_multiply import MultiplyConvolution
 from bnhw.kernels.convolution_xnor import XnorConvolution
 from bnhw.kernels.packing import WORD_BITS, count_words
+from bnhw.kernels.permission import request_permission
 from bnhw.kernels.types import (
     BinaryWeights,
     Coding,
@@ -29,12 +30,18 @@ from bnhw.kernels.types import (
     check_convolution,
 )
 
-KERNEL_CHOICES = ("auto", "reference", "multiplexer", "bit_serial", "checked")
+KERNEL_CHOICES = ("auto", "amx", "vnni", "reference", "multiplexer", "bit_serial", "checked")
 KERNELS_VARIABLE = "BNHW_KERNELS"
 """Environment variable that holds one of `KERNEL_CHOICES`."""
 
 REFERENCE_CHOICES = frozenset({"reference", "checked"})
 """Choices that run the reference: int64 in and out. Whoever executes a `checked` program asserts its widths too."""
+
+FUSED_CHOICES: Mapping[str, frozenset[str]] = {
+    "amx": frozenset({"amx-int8", "amx-tile", "avx512f", "avx512bw", "avx512vl", "avx512dq"}),
+    "vnni": frozenset({"avx512vnni", "avx512f", "avx512bw", "avx512vl", "avx512dq"}),
+}
+"""Choices that execute a whole program in one compiled call, the fastest first, and the CPU features they need."""
 
 WeightsKind: TypeAlias = Literal["binary", "integer"]
 
@@ -72,7 +79,8 @@ def choose(
     | binary | bit_serial, auto | bipolar | xnor |
     | binary | bit_serial, auto | 1..8 bits | bit_serial |
 
-    A choice is made for a whole program, so "bit_serial" falls back to the multiplexer rather than refuse a
+    "amx" and "vnni" execute whole programs (`fused_choice`); for single instructions they are as auto. A choice is
+    made for a whole program, so "bit_serial" falls back to the multiplexer rather than refuse a
     program that has one wide tensor. Raises ValueError for an unknown choice or kind of weights.
     """
     check_choice(choice)
@@ -86,7 +94,7 @@ def choose(
         return "multiplexer"
     lanes_per_channel = coding.bits * count_words(channels_per_group) * WORD_BITS / channels_per_group
     limit = next(lanes for feature, lanes in PLANE_LANES_LIMITS if not feature or feature in features)
-    if choice == "auto" and lanes_per_channel > limit:
+    if choice != "bit_serial" and lanes_per_channel > limit:
         return "multiplexer"
     return "xnor" if coding.bipolar else "bit_serial"
 
@@ -137,6 +145,33 @@ def host_features() -> frozenset[str]:
     return frozenset(name for name, present in binding.get_host_cpu_features().items() if present)
 
 
+def missing_for(choice: str) -> str:
+    """What this machine lacks for one of `FUSED_CHOICES`, in words; empty where it has everything."""
+    missing = FUSED_CHOICES[choice] - host_features()
+    if missing:
+        return f"the CPU features {', '.join(sorted(missing))}"
+    if choice == "amx" and not request_permission():
+        return "the operating system's permission to use AMX tiles"
+    return ""
+
+
+def runnable_choices() -> tuple[str, ...]:
+    """Those of `KERNEL_CHOICES` that this machine can run."""
+    return tuple(choice for choice in KERNEL_CHOICES if choice not in FUSED_CHOICES or not missing_for(choice))
+
+
+def fused_choice(choice: str) -> str | None:
+    """Which of `FUSED_CHOICES` executes whole programs under a choice of kernels, or None for single instructions.
+
+    `auto` takes the first that this machine can run.
+    """
+    if choice in FUSED_CHOICES:
+        return choice
+    if choice != "auto":
+        return None
+    return next((fused for fused in FUSED_CHOICES if not missing_for(fused)), None)
+
+
 def default_choice() -> str:
     """The choice that BNHW_KERNELS names in the environment, else "auto"; ValueError on another name."""
     choice = os.environ.get(KERNELS_VARIABLE) or "auto"
@@ -173,11 +208,15 @@ PREPARE: dict[str, Callable[[Any, Geometry, Coding], PreparedConvolution]] = {
 
 
 def kernel_set(choice: str) -> KernelSet:
-    """The operations under one of `KERNEL_CHOICES`; ValueError on any other name.
+    """The operations under one of `KERNEL_CHOICES`; ValueError on any other name or one this machine cannot run.
 
     The sets of `REFERENCE_CHOICES` take and give int64, the others int32 (see `bnhw.kernels.portable`).
     """
     check_choice(choice)
+    missing = missing_for(choice) if choice in FUSED_CHOICES else ""
+    if missing:
+        others = ", ".join(runnable_choices())
+        raise ValueError(f"kernels: this machine cannot run {choice!r}, it lacks {missing}; choose one of {others}")
     operations = reference if choice in REFERENCE_CHOICES else portable
     return KernelSet(
         choice=choice,

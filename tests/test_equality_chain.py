@@ -15,7 +15,7 @@ from bnhw.compare import Executor, first_difference
 from bnhw.dtypes import Array, IntegerType
 from bnhw.integer_onnx import program_to_onnx
 from bnhw.kernels.packing import pack_bits, unpack_bits
-from bnhw.kernels.select import KERNEL_CHOICES
+from bnhw.kernels.select import runnable_choices
 from bnhw.machine import Machine
 from bnhw.onnx_machine import OnnxMachine, onnx_logits
 from bnhw.ops import Window
@@ -49,7 +49,7 @@ def assert_one_result(program: Program, images: Array) -> None:
     check_program(program)
     expected = tensors_of(Machine(program, "reference"), images)
     assert expected.keys() == {instruction.output for instruction in program.instructions}
-    others: list[Executor] = [Machine(program, choice) for choice in KERNEL_CHOICES if choice != "reference"]
+    others: list[Executor] = [Machine(program, choice) for choice in runnable_choices() if choice != "reference"]
     others.append(OnnxMachine(program))
     for executor in others:
         found = tensors_of(executor, images)

@@ -5,7 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from bnhw.kernels import select
 from bnhw.kernels.select import (
+    FUSED_CHOICES,
     KERNEL_CHOICES,
     KERNELS_VARIABLE,
     PLANE_LANES_LIMITS,
@@ -14,8 +16,10 @@ from bnhw.kernels.select import (
     WeightsKind,
     choose,
     default_choice,
+    fused_choice,
     host_features,
     kernel_set,
+    runnable_choices,
 )
 from bnhw.kernels.types import BinaryWeights, Coding, Geometry, IntegerWeights
 
@@ -75,8 +79,8 @@ def test_last_limit_applies_to_every_machine() -> None:
 
 
 def test_unknown_names_are_refused_with_the_allowed_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"'amx'.*auto, reference, multiplexer, bit_serial, checked"):
-        choose("amx", "binary", BIPOLAR, NOTHING)
+    with pytest.raises(ValueError, match=r"'fast'.*auto, amx, vnni, reference, multiplexer, bit_serial, checked"):
+        choose("fast", "binary", BIPOLAR, NOTHING)
     with pytest.raises(ValueError, match="expected one of auto"):
         kernel_set("fast")
     with pytest.raises(ValueError, match="expected 'binary' or 'integer'"):
@@ -84,6 +88,32 @@ def test_unknown_names_are_refused_with_the_allowed_ones(monkeypatch: pytest.Mon
     monkeypatch.setenv(KERNELS_VARIABLE, "fast")
     with pytest.raises(ValueError, match="BNHW_KERNELS='fast': expected one of auto"):
         default_choice()
+
+
+def test_whole_programs_run_on_the_best_that_the_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    def features(*names: str) -> None:
+        monkeypatch.setattr(select, "host_features", lambda: frozenset().union(*(FUSED_CHOICES[n] for n in names)))
+
+    monkeypatch.setattr(select, "request_permission", lambda: True)
+    features("amx", "vnni")
+    assert [fused_choice(c) for c in ("auto", "amx", "vnni", "bit_serial")] == ["amx", "amx", "vnni", None]
+    features("vnni")
+    assert fused_choice("auto") == "vnni"
+    features()
+    assert fused_choice("auto") is None
+    assert set(runnable_choices()) == set(KERNEL_CHOICES) - set(FUSED_CHOICES)
+
+
+def test_kernels_that_the_machine_cannot_run_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(select, "host_features", lambda: frozenset({"avx2"}))
+    with pytest.raises(
+        ValueError, match=r"cannot run 'vnni', it lacks the CPU features avx512.*one of auto, reference"
+    ):
+        kernel_set("vnni")
+    monkeypatch.setattr(select, "host_features", lambda: FUSED_CHOICES["amx"])
+    monkeypatch.setattr(select, "request_permission", lambda: False)
+    with pytest.raises(ValueError, match="cannot run 'amx', it lacks the operating system's permission"):
+        kernel_set("amx")
 
 
 def test_environment_names_the_default_choice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +129,7 @@ def test_host_features_are_names() -> None:
     assert all(isinstance(name, str) and name for name in host_features())
 
 
-@pytest.mark.parametrize("choice", KERNEL_CHOICES)
+@pytest.mark.parametrize("choice", runnable_choices())
 def test_every_set_prepares_both_kinds_of_weights_and_keeps_its_dtype(choice: str) -> None:
     kernels = kernel_set(choice)
     dtype = np.int64 if choice in REFERENCE_CHOICES else np.int32
@@ -113,7 +143,7 @@ def test_every_set_prepares_both_kinds_of_weights_and_keeps_its_dtype(choice: st
 
 
 def test_every_set_offers_the_same_operations() -> None:
-    for choice in KERNEL_CHOICES:
+    for choice in runnable_choices():
         kernels = kernel_set(choice)
         assert kernels.choice == choice
         assert all(callable(getattr(kernels, f.name)) for f in dataclasses.fields(kernels) if f.name != "choice")

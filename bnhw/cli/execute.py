@@ -121,10 +121,11 @@ def _compare_executors(machine: "Machine", names: Sequence[str], pixels: "Array"
     from bnhw.executors import EXECUTORS
 
     for name in names:
-        with progress_bar(f"comparing with {name}", len(pixels)) as progress:
-            comparison = first_difference(EXECUTORS[name](machine.program), machine, pixels, progress)
-        if comparison.difference is not None:
-            raise ComparisonFailed(f"{title}: {comparison.difference}")
+        for executor in machine.executors:
+            with progress_bar(f"comparing with {name}", len(pixels)) as progress:
+                comparison = first_difference(EXECUTORS[name](machine.program), executor, pixels, progress)
+            if comparison.difference is not None:
+                raise ComparisonFailed(f"{title}: {comparison.difference}")
     return {
         "bit_exact": True,
         "against": ", ".join(names),

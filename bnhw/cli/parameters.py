@@ -28,7 +28,8 @@ Kernels = Annotated[
     str | None,
     option(
         "CHOICE",
-        "auto, reference, multiplexer, bit_serial, checked (asserts widths) [default: $BNHW_KERNELS or auto].",
+        "auto, amx, vnni, reference, multiplexer, bit_serial, checked (asserts widths) "
+        "[default: $BNHW_KERNELS or auto].",
         "--kernels",
     ),
 ]

@@ -1,0 +1,114 @@
+"""Constants of the operations of a tail, in the order that the interpreter reads them.
+
+A requantise step takes 32-bit arithmetic where that is exact for every sum that its input's type holds, decided
+here, and 64-bit arithmetic elsewhere.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bnhw.dtypes import Array, IntegerType
+from bnhw.kernels.fused.fields import LANES, REQUANTISE, REQUANTISE_WIDE, THRESHOLD
+from bnhw.kernels.portable import threshold_limits
+from bnhw.program import AddSaturating, Program, Requantise, Tensor, Threshold
+
+INT32 = np.iinfo(np.int32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Constants:
+    """Of one operation: its kind, bytes (classes, chunks, bytes of a chunk), the class of each pixel, levels."""
+
+    kind: int
+    tables: Array
+    classes: Array | None
+    levels: int = 0
+
+
+def requantise_constants(program: Program, instruction: Requantise) -> Constants:
+    """As `REQUANTISE_BYTES` or `REQUANTISE_WIDE_BYTES` says; channels that fill a chunk up give the zero point."""
+    source, result = program.tensor[instruction.inputs[0]], program.tensor[instruction.output]
+    offset = program.constants[instruction.offset].astype(np.int64)
+    multiplier = program.constants[instruction.multiplier] if instruction.multiplier else np.ones_like(offset)
+    tables = [multiplier.astype(np.int64), offset, program.constants[instruction.shift].astype(np.int64)]
+    channels = source.shape[2]
+    factor, addend, shift = (np.broadcast_to(table, (len(offset), channels)) for table in tables)
+    classes = _classes(program, instruction.position_classes)
+    narrow = _narrow(factor, addend, shift, source.dtype, instruction.low, instruction.high)
+    if narrow is not None:
+        fillers = (0, 0, 0, result.zero_point, 0)
+        parts = [_chunks(table, filler, np.int32) for table, filler in zip(narrow, fillers, strict=True)]
+        return Constants(kind=REQUANTISE, tables=_interleave(parts), classes=classes)
+    low, high = (np.full(factor.shape, bound, np.int64) for bound in (instruction.low, instruction.high))
+    zero = result.zero_point
+    parts = [_chunks(factor, 0, np.int32), _chunks(addend, zero, np.int64), _chunks(shift, 0, np.int64)]
+    parts += [_chunks(low, zero, np.int32), _chunks(high, zero, np.int32)]
+    return Constants(kind=REQUANTISE_WIDE, tables=_interleave(parts), classes=classes)
+
+
+def _narrow(
+    factor: Array, addend: Array, shift: Array, source: IntegerType, low: int, high: int
+) -> tuple[Array, Array, Array, Array, Array] | None:
+    """Lowest and highest sum, multiplier, offset and shift of an exact 32-bit requantise, or None where there is none.
+
+    Clamping the sums to where codes still change makes the codes stay in low..high, as long as one more in a sum
+    is at most one more in the code (|M| <= 2^S).
+    """
+    if shift.max() >= 31 or (np.abs(factor) > np.left_shift(np.int64(1), shift)).any():
+        return None
+    bottom, top = (np.int64(low) << shift) - addend, (np.int64(high + 1) << shift) - 1 - addend
+    divisor = np.where(factor == 0, 1, factor)
+    least = np.where(factor > 0, -((-bottom) // divisor), -((-top) // divisor))
+    most = np.where(factor > 0, top // divisor, bottom // divisor)
+    constant_code = np.clip(addend >> shift, low, high)
+    never = (least > source.high) | (most < source.low)  # every sum is clamped to the same bound
+    at_highest = (factor > 0) == (most < source.low)
+    constant_code = np.where(never & (factor != 0), np.where(at_highest, high, low), constant_code)
+    is_constant = never | (factor == 0)
+    least, most = (np.where(is_constant, 0, np.clip(bound, source.low, source.high)) for bound in (least, most))
+    factor, shift = np.where(is_constant, 0, factor), np.where(is_constant, 0, shift)
+    addend = np.where(is_constant, constant_code, addend)
+    totals = np.stack([least * factor + addend, most * factor + addend])
+    if totals.min() < INT32.min or totals.max() > INT32.max:
+        return None
+    return least, most, factor, addend, shift
+
+
+def threshold_constants(program: Program, instruction: Threshold) -> Constants:
+    """Base, flip and limits of each chunk, see `bnhw.kernels.portable.threshold_limits`."""
+    channels = program.tensor[instruction.inputs[0]].shape[2]
+    result = program.tensor[instruction.output]
+    stored = program.constants[instruction.thresholds].astype(np.int64)
+    table = np.broadcast_to(stored, (len(stored), channels, stored.shape[2]))
+    falling = program.constants[instruction.falling] if instruction.falling else np.zeros(1, np.int8)
+    falls = np.broadcast_to(falling.astype(np.bool_), (channels,))
+    base, limits, flip = threshold_limits(table, falls, instruction.low)
+    missing = -channels % LANES
+    padded = np.pad(limits, ((0, 0), (0, missing), (0, 0)), constant_values=INT32.max)
+    limit_bytes = padded.reshape(len(base), -1, LANES * limits.shape[2]).view(np.uint8)
+    flips = np.broadcast_to(flip, base.shape)
+    parts = [_chunks(base, result.zero_point, np.int32), _chunks(flips, 0, np.int32), limit_bytes]
+    classes = _classes(program, instruction.position_classes)
+    return Constants(kind=THRESHOLD, tables=_interleave(parts), classes=classes, levels=limits.shape[2])
+
+
+def add_constants(instruction: AddSaturating, result: Tensor) -> Array:
+    """Lowest and highest sum of each chunk, (1, chunks, bytes)."""
+    bounds = [np.full((1, result.shape[2]), bound, np.int64) for bound in (instruction.low, instruction.high)]
+    parts = [_chunks(bounds[0], INT32.min, np.int32), _chunks(bounds[1], INT32.max, np.int32)]
+    return _interleave(parts)
+
+
+def _classes(program: Program, name: str) -> Array | None:
+    return program.constants[name].astype(np.int64).reshape(-1) if name else None
+
+
+def _chunks(table: Array, filler: int, dtype: type) -> Array:
+    """(classes, channels) -> bytes (classes, chunks, bytes of 16 elements)."""
+    filled: Array = np.pad(table.astype(dtype), ((0, 0), (0, -table.shape[1] % LANES)), constant_values=filler)
+    return np.ascontiguousarray(filled).reshape(len(table), -1, LANES).view(np.uint8)
+
+
+def _interleave(parts: list[Array]) -> Array:
+    return np.concatenate(parts, axis=2)

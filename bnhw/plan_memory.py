@@ -1,0 +1,102 @@
+"""What a plan keeps in memory: forms of tensors, when each is in use, and arrays of constants."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bnhw.dtypes import Array
+from bnhw.plan_order import Step
+from bnhw.plan_storage import Form, code_form, planes_form
+from bnhw.program import Convolve, Program
+
+NARROW_PIXELS = 128
+"""Convolutions of at most so many pixels expand their weights once for several images."""
+
+
+@dataclass(kw_only=True)
+class Store:
+    """Arrays one behind the other, each aligned to 64 bytes."""
+
+    parts: list[Array] = field(default_factory=list)
+    size: int = 0
+
+    def add(self, array: Array) -> int:
+        """Keep an array's bytes; returns their offset."""
+        flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        at = self.size
+        missing = -flat.size % 64
+        self.parts.append(flat)
+        if missing:
+            self.parts.append(np.zeros(missing, np.uint8))
+        self.size += flat.size + missing
+        return at
+
+    def joined(self) -> Array:
+        """All of them, aligned."""
+        joined = aligned_bytes(self.size)
+        at = 0
+        for part in self.parts:
+            joined[at : at + part.size] = part
+            at += part.size
+        return joined
+
+
+def aligned_bytes(size: int) -> Array:
+    """Zeros, aligned to 64 bytes."""
+    raw = np.zeros(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size]
+
+
+def planes_name(name: str) -> str:
+    """What the planes of a tensor's codes are called in a plan."""
+    return f"{name} in planes"
+
+
+def list_forms(program: Program, steps: tuple[Step, ...]) -> Mapping[str, Form]:
+    """The form of every tensor in memory; its borders are as wide as its convolutions' padding."""
+    pads: dict[str, tuple[int, int, int, int]] = {}
+    for instruction in program.instructions:
+        if isinstance(instruction, Convolve):
+            name = instruction.inputs[0]
+            before = pads.get(name, (0, 0, 0, 0))
+            top, left, bottom, right = (max(pair) for pair in zip(before, instruction.window.pads, strict=True))
+            pads[name] = (top, left, bottom, right)
+    forms: dict[str, Form] = {}
+    for name in [program.input, *(name for step in steps for name in step.writes)]:
+        tensor = program.tensor[name]
+        if tensor.dtype.bits > 8:
+            forms[name] = code_form(tensor, (0, 0, 0, 0))
+            if name in pads:
+                forms[planes_name(name)] = planes_form(tensor, pads[name])
+        else:
+            forms[name] = code_form(tensor, pads.get(name, (0, 0, 0, 0)))
+    return forms
+
+
+def list_uses(
+    program: Program, steps: Sequence[Step], forms: Mapping[str, Form]
+) -> Sequence[tuple[Sequence[str], Sequence[str]]]:
+    """What each step reads and writes in memory; planes are written by the first convolution that reads them."""
+    uses: list[tuple[Sequence[str], Sequence[str]]] = [((), (program.input,))]
+    split: set[str] = set()
+    for step in steps:
+        reads, writes = list(step.reads), list(step.writes)
+        if isinstance(step.main, Convolve) and planes_name(step.main.inputs[0]) in forms:
+            planes = planes_name(step.main.inputs[0])
+            (reads if planes in split else writes).append(planes)
+            split.add(planes)
+        uses.append((reads, writes))
+    return [*uses, ((program.output,), ())]
+
+
+def first_narrow(program: Program, steps: Sequence[Step]) -> int:
+    """The step from which on no convolution has more pixels than `NARROW_PIXELS`: there, weights cost the most."""
+    wide = [
+        number
+        for number, step in enumerate(steps)
+        if isinstance(step.main, Convolve) and math.prod(program.tensor[step.main.output].shape[:2]) > NARROW_PIXELS
+    ]
+    return wide[-1] + 1 if wide else 0

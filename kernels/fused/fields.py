@@ -1,0 +1,114 @@
+"""The format of a plan's table: flat int64 records, named by the positions of their fields.
+
+The table starts with a header (`H_*`) and the position of each step's record. Steps before `H_OWN` run image by
+image; from there on a group of images goes through every step together, so that weights are expanded once for all of
+them. Every image of a group has a table of its own, `H_SIZE` long, which differs in the places of tensors only.
+
+Addresses are byte offsets into the constants or into the arena of one thread. A tensor lies in the arena as blocks of
+64 channels, each a padded plane of (rows, columns, 64) elements, the last block possibly 16 or 32 channels wide;
+sixteen channels are a chunk. An element of one byte is `(code - bias) << shift`, of two or four the code itself
+(bias and shift are 0).
+"""
+
+LANES = 16
+"""Channels in a chunk, pixels in a tile."""
+BLOCK = 64
+"""Channels in a block, bytes of one pixel that a tile multiplication takes."""
+PANEL_BYTES = 2048
+"""Weights of one such step and two chunks, one byte each."""
+TILE_BYTES = 1024
+SLOT_BYTES = 4 * TILE_BYTES
+"""Sums of two tiles of pixels and two chunks: a slot holds [tile][chunk][pixel][channel] int32."""
+SLOTS = 5
+
+H_STEPS, H_OWN, H_GROUP, H_SIZE = range(4)
+"""Number of steps, the first that a group runs together, images of a group, numbers in one image's table."""
+H_FIELDS = 4
+
+# Every step starts with its kind.
+CONVOLVE, MAP, GATHER, SPLIT, IMAGE, LOOK_UP, COPY, POOL_SUM, POOL_MAXIMUM, OUTPUT, PRODUCT = range(11)
+
+# A tensor.
+T_BASE, T_SIZE, T_BIAS, T_SHIFT, T_ROW, T_ORIGIN, T_BLOCKS, T_PLANE, T_LAST, T_HEIGHT, T_WIDTH, T_CHANNELS = range(12)
+"""Arena offset; bytes of an element; bias and shift; pixels of a padded row; pixel of the first code; whole blocks;
+bytes of one block's plane; channels of the last, narrower block; height, width and channels."""
+T_FIELDS = 12
+
+# CONVOLVE
+(
+    C_KIND,
+    C_SOURCE,  # arena offset
+    C_PITCH,  # pixels between those of a tile
+    C_STEPS,  # tile multiplications of one sum
+    C_TAPS,  # table: (byte offset, bytes of a pixel, rows of weights) of each step
+    C_TAPS_STRIDE,  # from one pair of chunks to the next, 0 where they share the taps
+    C_STAGES,  # table: (first step, end, whether the sums are shifted by 8 bits before)
+    C_STAGE_COUNT,
+    C_WEIGHTS,  # constants
+    C_BINARY,  # 1: a bit each, else int8
+    C_STARTS,  # constants: int32 [planes][chunks][16], what sums start from
+    C_CHUNKS,
+    C_TILES,  # table: (pixel, row, column, pixels that count) of each tile
+    C_TILE_COUNT,  # even
+    C_GROUP,  # tiles whose sums stay in the cache
+    C_TAIL,  # table
+    C_TAIL_COUNT,
+    C_WIDTH,  # of the result
+    C_PLANES,
+) = range(19)
+C_FIELDS = 19
+TILE_FIELDS = 4
+
+# MAP: the tail alone; the first operation loads.
+M_KIND, M_CHUNKS, M_TILES, M_TILE_COUNT, M_TAIL, M_TAIL_COUNT, M_WIDTH = range(7)
+M_FIELDS = 7
+
+# Operations of a tail.
+O_KIND, O_FROM, O_TO, O_CONSTANTS, O_TENSOR, O_CLASSES, O_STRIDE, O_LEVELS = range(8)
+"""Kind; slots read and written; constants; tensor; offset of the int64 class of each pixel (-1: one class); bytes from
+one class to the next; levels of a threshold, or the counter of an addition."""
+O_FIELDS = 8
+LOAD, STORE, REQUANTISE, REQUANTISE_WIDE, THRESHOLD, ADD, REQUANTISE_STORE, RESIDUAL = range(8)
+"""The last two are several in one pass over both tiles. `REQUANTISE_STORE` writes a tensor of 1-byte elements without
+shift, or of 2 bytes. `RESIDUAL` requantises, adds a tensor of 2 bytes, stores the saturated sum in another (if any),
+requantises again and stores codes of 1 byte; counters as for `ADD`."""
+O_SUM, O_CODES = O_CLASSES, O_STRIDE
+"""Of `RESIDUAL`: the tensors of the sum (-1: none) and of the codes."""
+RESIDUAL_BYTES = 2 * 5 * 64 + 2 * 64
+"""Of a chunk: as `REQUANTISE_BYTES`, `ADD_BYTES`, and again `REQUANTISE_BYTES`."""
+REQUANTISE_BYTES = 5 * 64
+"""Of a chunk: lowest and highest sum, multiplier, offset, shift; int32."""
+REQUANTISE_WIDE_BYTES = 64 + 128 + 128 + 64 + 64
+"""Of a chunk: multiplier int32, offset int64, shift int64, lowest and highest code int32."""
+ADD_BYTES = 2 * 64
+"""Of a chunk: lowest and highest sum; int32."""
+
+# GATHER: 64-byte pieces of a tensor in the order that tiles read them.
+G_KIND, G_PIECES, G_COUNT = range(3)
+"""Table: (source, target, rows, bytes from row to row, columns, bytes from column to column) of each piece."""
+G_FIELDS = 3
+PIECE_FIELDS = 6
+
+# SPLIT: codes of more than 8 bits as planes of 8; T of source, T of the lowest plane, bytes of a plane, planes, bias
+S_KIND, S_FROM, S_TO, S_PLANES, S_PLANE_BYTES, S_BIAS = range(6)
+S_FIELDS = 6
+
+# IMAGE: the next image into a tensor. OUTPUT: a tensor of one pixel into the logits.
+I_KIND, I_TENSOR = range(2)
+I_FIELDS = 2
+
+# LOOK_UP
+L_KIND, L_FROM, L_TO, L_CONSTANTS, L_ENTRIES, L_ROWS = range(6)
+"""Constants: int32 (rows, entries); rows is 1 or the channels."""
+L_FIELDS = 6
+
+# COPY: channels of one tensor into another, from channel `Y_FIRST` on; a source of -1 fills them with `Y_CODE`.
+Y_KIND, Y_FROM, Y_TO, Y_FIRST, Y_COUNT, Y_CODE = range(6)
+Y_FIELDS = 6
+
+# POOL_SUM, POOL_MAXIMUM
+(P_KIND, P_FROM, P_TO, P_HEIGHT, P_WIDTH, P_DOWN, P_ACROSS, P_TOP, P_LEFT, P_ZERO) = range(10)
+P_FIELDS = 10
+
+# PRODUCT: T of a value, T of its gate, of the same shape or of one pixel, T of the result; both zero points.
+X_KIND, X_FROM, X_GATE, X_TO, X_ZERO, X_GATE_ZERO = range(6)

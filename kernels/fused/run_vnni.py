@@ -1,0 +1,220 @@
+"""The interpreter for machines with AVX-512 VNNI."""
+
+import numpy as np
+import numpy.typing as npt
+from numba import int64
+
+from bnhw.kernels.fused.fields import (
+    C_BINARY,
+    C_CHUNKS,
+    C_GROUP,
+    C_PITCH,
+    C_SOURCE,
+    C_STAGE_COUNT,
+    C_STAGES,
+    C_STARTS,
+    C_STEPS,
+    C_TAIL,
+    C_TAIL_COUNT,
+    C_TAPS,
+    C_TAPS_STRIDE,
+    C_TILE_COUNT,
+    C_TILES,
+    C_WEIGHTS,
+    C_WIDTH,
+    CONVOLVE,
+    H_FIELDS,
+    H_GROUP,
+    H_OWN,
+    H_SIZE,
+    H_STEPS,
+    IMAGE,
+    OUTPUT,
+    PANEL_BYTES,
+    SLOT_BYTES,
+    TILE_BYTES,
+    TILE_FIELDS,
+)
+from bnhw.kernels.fused.panels import expand_panel, fill_slot, shift_sums
+from bnhw.kernels.fused.steps import load_image, run_step, store_output
+from bnhw.kernels.fused.tail import run_tail
+from bnhw.kernels.fused.vnni import ROWS, multiply_rows
+from bnhw.kernels.jit import entry, inline, tensor_in
+
+Table = npt.NDArray[np.int64]
+
+
+@inline
+def multiply_steps(
+    table: Table, taps: int, source: int, pitch: int, tile: int, first: int, end: int, panel: int, slot: int
+) -> None:
+    """Steps first..end of two tiles, eight pixels after the other."""
+    for half in range(2):
+        start = table[tile + half * TILE_FIELDS]
+        rows = table[tile + half * TILE_FIELDS + 3]
+        for row in range(0, rows, ROWS):
+            for step in range(first, end):
+                tap = taps + 3 * step
+                pixel = table[tap + 1]
+                multiply_rows(
+                    slot + 2 * half * TILE_BYTES + 64 * row,
+                    source + table[tap] + (start + row * pitch) * pixel,
+                    pitch * pixel,
+                    panel + step * PANEL_BYTES,
+                )
+
+
+@inline
+def convolve_group(
+    table: Table,
+    at: int,
+    constants: int,
+    arena: int,
+    counts: int,
+    slots: int,
+    sums: int,
+    panel: int,
+    chunk: int,
+    group: int,
+    is_first: bool,
+) -> None:
+    """Two chunks of some tiles of pixels, whose sums stay in the first cache between stages.
+
+    is_first: whether the weights are to be expanded, not yet done for another image.
+    """
+    taps = table[at + C_TAPS] + chunk // 2 * table[at + C_TAPS_STRIDE]
+    steps, chunks, pitch = table[at + C_STEPS], table[at + C_CHUNKS], table[at + C_PITCH]
+    is_binary = table[at + C_BINARY] == 1
+    weights = constants + table[at + C_WEIGHTS] + chunk // 2 * steps * (256 if is_binary else PANEL_BYTES)
+    source = arena + table[at + C_SOURCE]
+    starts = constants + table[at + C_STARTS] + chunk * 64
+    end = min(group + table[at + C_GROUP], table[at + C_TILE_COUNT])
+    plane = 0
+    for stage in range(table[at + C_STAGE_COUNT]):
+        bounds = table[at + C_STAGES] + 3 * stage
+        first, last = table[bounds], table[bounds + 1]
+        plane += table[bounds + 2]
+        if is_binary and is_first and group == 0:
+            for step in range(first, last):
+                expand_panel(weights + step * 256, panel + step * PANEL_BYTES, table[taps + 3 * step + 2])
+        for number in range(group, end, 2):
+            tile = table[at + C_TILES] + number * TILE_FIELDS
+            slot = sums + (number - group) // 2 * SLOT_BYTES
+            if stage == 0:
+                fill_slot(slot, starts)
+            elif table[bounds + 2]:
+                shift_sums(slot, starts + plane * ((chunks + 1) // 2) * 128)
+            expanded = panel if is_binary else weights
+            multiply_steps(table, taps, source, pitch, tile, first, last, expanded, slot)
+            if stage == table[at + C_STAGE_COUNT] - 1:
+                run_tail(
+                    table,
+                    table[at + C_TAIL],
+                    table[at + C_TAIL_COUNT],
+                    constants,
+                    arena,
+                    counts,
+                    chunk,
+                    chunks,
+                    tile,
+                    table[at + C_WIDTH],
+                    slot,
+                    slots,
+                )
+
+
+@inline
+def run_steps(
+    table: Table,
+    first: int,
+    end: int,
+    first_image: int,
+    end_image: int,
+    constants: int,
+    arena: int,
+    counts: int,
+    slots: int,
+    sums: int,
+    panel: int,
+    images: int,
+    image_bytes: int,
+    logits: int,
+    logit_bytes: int,
+) -> None:
+    """Steps first..end for some images of a group."""
+    size = table[H_SIZE]
+    for number in range(first, end):
+        at = table[H_FIELDS + number]
+        if table[at] == CONVOLVE:
+            for chunk in range(0, table[at + C_CHUNKS], 2):
+                for image in range(first_image, end_image):
+                    own = table[image * size : (image + 1) * size]
+                    is_first = image == first_image
+                    for group in range(0, table[at + C_TILE_COUNT], table[at + C_GROUP]):
+                        convolve_group(own, at, constants, arena, counts, slots, sums, panel, chunk, group, is_first)
+            continue
+        for image in range(first_image, end_image):
+            own = table[image * size : (image + 1) * size]
+            if table[at] == IMAGE:
+                load_image(own, at, arena, images + image * image_bytes)
+            elif table[at] == OUTPUT:
+                store_output(own, at, arena, logits + image * logit_bytes)
+            else:
+                run_step(own, at, constants, arena, counts, slots)
+
+
+@entry(tensor_in(int64, 1), *(int64,) * 12)
+def run(
+    table: Table,
+    constants: int,
+    arena: int,
+    counts: int,
+    slots: int,
+    sums: int,
+    panel: int,
+    tiles: int,
+    images: int,
+    image_bytes: int,
+    image_count: int,
+    logits: int,
+    logit_bytes: int,
+) -> None:
+    """Run every step for every image; addresses of aligned memory, see `bnhw.plan`. `tiles` is not used."""
+    for start in range(0, image_count, table[H_GROUP]):
+        count = min(table[H_GROUP], image_count - start)
+        first_image, first_logits = images + start * image_bytes, logits + start * logit_bytes
+        for image in range(count):
+            run_steps(
+                table,
+                0,
+                table[H_OWN],
+                image,
+                image + 1,
+                constants,
+                arena,
+                counts,
+                slots,
+                sums,
+                panel,
+                first_image,
+                image_bytes,
+                first_logits,
+                logit_bytes,
+            )
+        run_steps(
+            table,
+            table[H_OWN],
+            table[H_STEPS],
+            0,
+            count,
+            constants,
+            arena,
+            counts,
+            slots,
+            sums,
+            panel,
+            first_image,
+            image_bytes,
+            first_logits,
+            logit_bytes,
+        )

@@ -1,0 +1,43 @@
+"""AVX-512 VNNI: products of four bytes with four weights, added to sixteen sums at once."""
+
+from typing import Any
+
+from llvmlite import binding
+from numba import intp
+from numba import types as nb
+
+from bnhw.kernels.fused.vectors import I32, LINE, PLAIN, broadcast, call, load_at, store_at
+from bnhw.kernels.jit import intrinsic
+from bnhw.kernels.vectors import Generator
+
+ROWS = 8
+"""Pixels at once: their sums of two chunks take half of the registers."""
+OPERAND = LINE if binding.llvm_version_info[0] >= 22 else PLAIN
+"""LLVM 22 changed the type that the intrinsic declares for bytes."""
+
+
+@intrinsic
+def multiply_rows(typing: Any, slot: Any, pixels: Any, stride: Any, panel: Any) -> Generator:
+    """Add one step's products to eight rows of two chunks of a slot; pixels are `stride` bytes apart."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        slot, first, stride, panel = values
+        pixels = [builder.add(first, builder.mul(stride, stride.type(row))) for row in range(ROWS)]
+        places = [(row, chunk) for row in range(ROWS) for chunk in range(2)]
+        sums = {at: load_at(builder, PLAIN, slot, 64 * at[0] + 1024 * at[1]) for at in places}
+        for quad in range(16):
+            weights = [load_at(builder, LINE, panel, 64 * quad + 1024 * chunk) for chunk in range(2)]
+            for row in range(ROWS):
+                four = broadcast(builder, load_at(builder, I32, pixels[row], 4 * quad))
+                for chunk in range(2):
+                    sums[row, chunk] = _dot(builder, sums[row, chunk], four, weights[chunk])
+        for row, chunk in places:
+            store_at(builder, sums[row, chunk], slot, 64 * row + 1024 * chunk)
+        return context.get_dummy_value()
+
+    return nb.void(intp, intp, intp, intp), generate
+
+
+def _dot(builder: Any, sums: Any, pixels: Any, weights: Any) -> Any:
+    operands = [builder.bitcast(operand, OPERAND) for operand in (pixels, weights)]
+    return call(builder, "llvm.x86.avx512.vpdpbusd.512", PLAIN, [sums, *operands])
