@@ -8,16 +8,20 @@ from bnhw.dtypes import Array, IntegerType
 from bnhw.plan_constants import narrow_requantise
 
 
-def in_32_bits(sums: Array, low: int, high: int, factor: int, offset: int, shift: int, low_bits: int) -> Array:
+def in_32_bits(sums: Array, low: int, high: int, rest: list[int]) -> Array:
     """What the compiled step computes: every operation modulo 2^32."""
     with np.errstate(over="ignore"):
         bounded = np.clip(sums, low, high).astype(np.int32)
-        numbers = [np.array(n, np.int64).astype(np.int32) for n in (factor, offset, shift)]
+        *numbers, low_bits = (np.array(n, np.int64).astype(np.int32) for n in rest)
         if low_bits == 0:
             return (bounded * numbers[0] + numbers[1]) >> numbers[2]
-        apart = bounded & np.int32((1 << low_bits) - 1)
-        carried = (apart * numbers[0] + numbers[1]) >> np.int32(low_bits)
-        return ((bounded >> np.int32(low_bits)) * numbers[0] + carried) >> numbers[2]
+        apart = bounded & np.int32((1 << int(low_bits)) - 1)
+        carried = (apart * numbers[0] + numbers[1]) >> low_bits
+        return ((bounded >> low_bits) * numbers[0] + carried) >> numbers[2]
+
+
+def one(number: int) -> Array:
+    return np.array([[number]], np.int64)
 
 
 def exact_codes(sums: Array, factor: int, offset: int, shift: int, low: int, high: int) -> list[int]:
@@ -42,23 +46,21 @@ def test_codes_in_32_bits_are_exact(
 ) -> None:
     low, high = min(bounds), max(bounds)
     addend = int(np.sign(offset)) * (abs(offset) >> (40 - offset_bits))
-    tables = (np.array([[number]], np.int64) for number in (factor, addend, shift))
-    narrow = narrow_requantise(*tables, source, low, high)
+    narrow = narrow_requantise(one(factor), one(addend), one(shift), source, low, high)
     if narrow is None:
         return
-    *table, low_bits = narrow
-    least, most, *rest = (int(entry[0, 0]) for entry in table)
+    least, most, *rest = (int(np.ravel(entry)[0]) for entry in narrow)
     near = np.concatenate([np.arange(limit - 3, limit + 4) for limit in (least, most, 0, source.low, source.high)])
     sums = np.concatenate([near, np.random.default_rng(seed).integers(source.low, source.high + 1, 50)])
     sums = sums[(sums >= source.low) & (sums <= source.high)]
-    found = in_32_bits(sums, least, most, *rest, low_bits)
+    found = in_32_bits(sums, least, most, rest)
     assert found.tolist() == exact_codes(sums, factor, addend, shift, low, high)
 
 
 def test_large_products_multiply_low_bits_apart_and_steep_steps_are_left_to_64_bits() -> None:
     def low_bits(factor: int, shift: int, bits: int) -> int | None:
-        tables = (np.array([[number]], np.int64) for number in (factor, 0, shift))
-        narrow = narrow_requantise(*tables, IntegerType(bits=bits, signed=True), -(2**15), 2**15 - 1)
+        source = IntegerType(bits=bits, signed=True)
+        narrow = narrow_requantise(one(factor), one(0), one(shift), source, -(2**15), 2**15 - 1)
         return None if narrow is None else narrow[-1]
 
     assert low_bits(30000, 15, 17) == 0
