@@ -36,13 +36,14 @@ Engine = Callable[[Array], Array]
 
 CALIBRATION_IMAGES = 32
 MEMORY_SCRIPT = """
-import resource, sys
+import sys
 from pathlib import Path
 import bnhw
 from bnhw.images import read_images
 images = read_images(Path(sys.argv[2])).pixels[: int(sys.argv[4])]
 bnhw.run(bnhw.load(sys.argv[1]), images, threads=int(sys.argv[3]))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+print(status["VmHWM"].split()[0])
 """
 
 
@@ -164,7 +165,7 @@ def measure(found: Mapping[str, Engine], images: Array, batch: int, rounds: int)
 
 
 def peak_memory_bytes(program: Path, images: Path, threads: int, count: int) -> int:
-    """Most resident memory of a process that runs so many images."""
+    """Most resident memory of a process that runs so many images; Linux only."""
     arguments = [sys.executable, "-c", MEMORY_SCRIPT, str(program), str(images), str(threads), str(count)]
     done = subprocess.run(arguments, capture_output=True, text=True, check=True)  # noqa: S603  (our own interpreter)
     return 1024 * int(done.stdout)

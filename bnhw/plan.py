@@ -225,6 +225,7 @@ class _Planner:
         record = [pass_.kind, pass_.source, pass_.target, at, tensors[0], -1, 0, 0]
         if pass_.kind == fields.RESIDUAL:
             record[fields.O_SUM], record[fields.O_CODES] = tensors[1:]
+            record[fields.O_LOW_BITS] = pass_.constants.levels if pass_.constants else 0
         elif pass_.constants is not None and pass_.constants.classes is not None:
             record[fields.O_CLASSES] = self.constants.add(pass_.constants.classes)
             _, chunks, chunk_bytes = pass_.constants.tables.shape

@@ -14,11 +14,12 @@ from bnhw.kernels.portable import threshold_limits
 from bnhw.program import AddSaturating, Program, Requantise, Tensor, Threshold
 
 INT32 = np.iinfo(np.int32)
+MOST_LOW_BITS = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Constants:
-    """Of one operation: its kind, bytes (classes, chunks, bytes of a chunk), the class of each pixel, levels."""
+    """Of one operation: its kind, bytes (classes, chunks, bytes of a chunk), the class of each pixel, `O_LEVELS`."""
 
     kind: int
     tables: Array
@@ -35,11 +36,12 @@ def requantise_constants(program: Program, instruction: Requantise) -> Constants
     channels = source.shape[2]
     factor, addend, shift = (np.broadcast_to(table, (len(offset), channels)) for table in tables)
     classes = _classes(program, instruction.position_classes)
-    narrow = _narrow(factor, addend, shift, source.dtype, instruction.low, instruction.high)
+    narrow = narrow_requantise(factor, addend, shift, source.dtype, instruction.low, instruction.high)
     if narrow is not None:
-        fillers = (0, 0, 0, result.zero_point, 0)
-        parts = [_chunks(table, filler, np.int32) for table, filler in zip(narrow, fillers, strict=True)]
-        return Constants(kind=REQUANTISE, tables=_interleave(parts), classes=classes)
+        *narrow_tables, low_bits = narrow
+        fillers = (0, 0, 0, result.zero_point << low_bits, 0)
+        parts = [_chunks(table, filler, np.int32) for table, filler in zip(narrow_tables, fillers, strict=True)]
+        return Constants(kind=REQUANTISE, tables=_interleave(parts), classes=classes, levels=low_bits)
     low, high = (np.full(factor.shape, bound, np.int64) for bound in (instruction.low, instruction.high))
     zero = result.zero_point
     parts = [_chunks(factor, 0, np.int32), _chunks(addend, zero, np.int64), _chunks(shift, 0, np.int64)]
@@ -47,13 +49,14 @@ def requantise_constants(program: Program, instruction: Requantise) -> Constants
     return Constants(kind=REQUANTISE_WIDE, tables=_interleave(parts), classes=classes)
 
 
-def _narrow(
+def narrow_requantise(
     factor: Array, addend: Array, shift: Array, source: IntegerType, low: int, high: int
-) -> tuple[Array, Array, Array, Array, Array] | None:
-    """Lowest and highest sum, multiplier, offset and shift of an exact 32-bit requantise, or None where there is none.
+) -> tuple[Array, Array, Array, Array, Array, int] | None:
+    """What 32-bit arithmetic takes where it is exact, or None where it is not, for all channels together.
 
-    Clamping the sums to where codes still change makes the codes stay in low..high, as long as one more in a sum
-    is at most one more in the code (|M| <= 2^S).
+    Lowest and highest sum, multiplier, offset, shift; and how many low bits of a sum are multiplied apart, so that
+    the rest of the product fits. Clamping the sums to where codes still change makes the codes stay in low..high, as
+    long as one more in a sum is at most one more in the code (|M| <= 2^S).
     """
     if shift.max() >= 31 or (np.abs(factor) > np.left_shift(np.int64(1), shift)).any():
         return None
@@ -61,18 +64,21 @@ def _narrow(
     divisor = np.where(factor == 0, 1, factor)
     least = np.where(factor > 0, -((-bottom) // divisor), -((-top) // divisor))
     most = np.where(factor > 0, top // divisor, bottom // divisor)
-    constant_code = np.clip(addend >> shift, low, high)
     never = (least > source.high) | (most < source.low)  # every sum is clamped to the same bound
-    at_highest = (factor > 0) == (most < source.low)
-    constant_code = np.where(never & (factor != 0), np.where(at_highest, high, low), constant_code)
+    bound = np.where((factor > 0) == (most < source.low), high, low)
+    constant = np.where(never & (factor != 0), bound, np.clip(addend >> shift, low, high))
     is_constant = never | (factor == 0)
-    least, most = (np.where(is_constant, 0, np.clip(bound, source.low, source.high)) for bound in (least, most))
-    factor, shift = np.where(is_constant, 0, factor), np.where(is_constant, 0, shift)
-    addend = np.where(is_constant, constant_code, addend)
-    totals = np.stack([least * factor + addend, most * factor + addend])
-    if totals.min() < INT32.min or totals.max() > INT32.max:
-        return None
-    return least, most, factor, addend, shift
+    least, most = (np.where(is_constant, 0, np.clip(limit, source.low, source.high)) for limit in (least, most))
+    factor = np.where(is_constant, 0, factor)
+    for low_bits in range(MOST_LOW_BITS + 1):
+        if (shift[~is_constant] < low_bits).any():
+            return None
+        offset = np.where(is_constant, constant << low_bits, addend)
+        totals = np.stack([least * factor + offset, most * factor + offset]) >> low_bits
+        apart = np.abs(factor) * ((1 << low_bits) - 1) + np.abs(offset)
+        if totals.min() >= INT32.min and totals.max() <= INT32.max and (low_bits == 0 or apart.max() <= INT32.max):
+            return least, most, factor, offset, np.where(is_constant, 0, shift - low_bits), low_bits
+    return None
 
 
 def threshold_constants(program: Program, instruction: Threshold) -> Constants:

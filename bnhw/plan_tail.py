@@ -116,18 +116,21 @@ def _residual(part: Sequence[Pass], after: Sequence[Pass], forms: Mapping[str, F
         return None
     slots = [(step.source, step.target) for step in (first, add, second)]
     follows = slots[0][1] == slots[1][0] and slots[1][1] == slots[2][0] and last.source == slots[2][1]
+    if second.constants is None or second.constants.levels or first.constants is None:
+        return None
     if not follows or any(store.source != add.target for store in stores):
         return None
     wide = [add.tensor, *(store.tensor for store in stores)]
     if any(forms[name].size != 2 for name in wide) or not _holds_bytes(forms[last.tensor]):
         return None
+    low_bits = first.constants.levels
     parts = [step.constants.tables for step in (first, add, second) if step.constants is not None]
     return Pass(
         kind=fields.RESIDUAL,
         source=first.source,
         target=0,
         tensor=add.tensor,
-        constants=Constants(kind=fields.RESIDUAL, tables=np.concatenate(parts, axis=2), classes=None),
+        constants=Constants(kind=fields.RESIDUAL, tables=np.concatenate(parts, axis=2), classes=None, levels=low_bits),
         total=stores[0].tensor if stores else "",
         codes=last.tensor,
         addition=add.addition,

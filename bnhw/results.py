@@ -5,15 +5,17 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bnhw.compare import Fidelity
 from bnhw.dtypes import Array
-from bnhw.fidelity import LayerFidelity, first_drop, largest_drop
 from bnhw.files import write_atomically
 from bnhw.machine import Result
+
+if TYPE_CHECKING:
+    from bnhw.fidelity import LayerFidelity
 
 
 def run_summary(result: Result, labels: Array | None, threads: int) -> dict[str, Any]:
@@ -49,8 +51,10 @@ def fidelity_summary(fidelity: Fidelity) -> dict[str, Any]:
     return summary
 
 
-def layer_summary(layers: Sequence[LayerFidelity], images: int) -> dict[str, Any]:
+def layer_summary(layers: "Sequence[LayerFidelity]", images: int) -> dict[str, Any]:
     """What `bnhw verify --float` says of single tensors, compared on so many images."""
+    from bnhw.fidelity import first_drop, largest_drop  # noqa: PLC0415  (imports what `bnhw run` does not need)
+
     first, largest = first_drop(layers), largest_drop(layers)
     return {
         "images_compared_by_layer": images,

@@ -66,14 +66,15 @@ M_FIELDS = 7
 # Operations of a tail.
 O_KIND, O_FROM, O_TO, O_CONSTANTS, O_TENSOR, O_CLASSES, O_STRIDE, O_LEVELS = range(8)
 """Kind; slots read and written; constants; tensor; offset of the int64 class of each pixel (-1: one class); bytes from
-one class to the next; levels of a threshold, or the counter of an addition."""
+one class to the next; levels of a threshold, the counter of an addition, or low bits that a requantise step multiplies
+apart."""
 O_FIELDS = 8
 LOAD, STORE, REQUANTISE, REQUANTISE_WIDE, THRESHOLD, ADD, REQUANTISE_STORE, RESIDUAL = range(8)
 """The last two are several in one pass over both tiles. `REQUANTISE_STORE` writes a tensor of 1-byte elements without
 shift, or of 2 bytes. `RESIDUAL` requantises, adds a tensor of 2 bytes, stores the saturated sum in another (if any),
 requantises again and stores codes of 1 byte; counters as for `ADD`."""
-O_SUM, O_CODES = O_CLASSES, O_STRIDE
-"""Of `RESIDUAL`: the tensors of the sum (-1: none) and of the codes."""
+O_SUM, O_CODES, O_LOW_BITS = O_CLASSES, O_STRIDE, O_TO
+"""Of `RESIDUAL`: the tensors of the sum (-1: none) and of the codes, and the low bits of its first requantise step."""
 RESIDUAL_BYTES = 2 * 5 * 64 + 2 * 64
 """Of a chunk: as `REQUANTISE_BYTES`, `ADD_BYTES`, and again `REQUANTISE_BYTES`."""
 REQUANTISE_BYTES = 5 * 64

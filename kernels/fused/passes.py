@@ -3,8 +3,6 @@
 They equal the single operations of `bnhw.kernels.fused.tail`, one behind the other.
 """
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
@@ -12,6 +10,8 @@ from bnhw.kernels.fused.fields import (
     ADD_BYTES,
     O_CODES,
     O_CONSTANTS,
+    O_LEVELS,
+    O_LOW_BITS,
     O_SUM,
     O_TENSOR,
     REQUANTISE_BYTES,
@@ -23,14 +23,13 @@ from bnhw.kernels.fused.fields import (
     TILE_FIELDS,
 )
 from bnhw.kernels.fused.places import first_pixel, place_chunk
+from bnhw.kernels.fused.requantising import requantise
 from bnhw.kernels.fused.vectors import (
     add,
     count_different,
     largest,
     load_shorts,
     load_sums,
-    multiply,
-    shift_right,
     smallest,
     spread,
     store_bytes,
@@ -40,12 +39,6 @@ from bnhw.kernels.fused.vectors import (
 from bnhw.kernels.jit import inline
 
 Table = npt.NDArray[np.int64]
-
-
-@inline
-def requantise(sums: Any, low: Any, high: Any, factor: Any, offset: Any, shift: Any) -> Any:
-    """Sixteen codes, see `bnhw.kernels.fused.tail.requantise_tile`."""
-    return shift_right(add(multiply(smallest(largest(sums, low), high), factor), offset), shift)
 
 
 @inline
@@ -59,13 +52,14 @@ def requantise_and_store(
     own = constants + table[operation + O_CONSTANTS] + chunk * REQUANTISE_BYTES
     low, high, factor = load_sums(own), load_sums(own + 64), load_sums(own + 128)
     offset, shift = load_sums(own + 192), load_sums(own + 256)
+    low_bits = table[operation + O_LEVELS]
     for half in range(2):
         tile = first + half * TILE_FIELDS
         address = place + first_pixel(table, tensor, tile) * pitch
         left = width - table[tile + 2]
         slot = sums + 2 * half * TILE_BYTES
         for row in range(table[tile + 3]):
-            codes = requantise(load_sums(slot + 64 * row), low, high, factor, offset, shift)
+            codes = requantise(load_sums(slot + 64 * row), low, high, factor, offset, shift, low_bits)
             if size == 1:
                 store_bytes(address, subtract(codes, bias))
             else:
@@ -94,7 +88,7 @@ def add_residual(
     then = own + REQUANTISE_BYTES + ADD_BYTES
     then_low, then_high, then_factor = load_sums(then), load_sums(then + 64), load_sums(then + 128)
     then_offset, then_shift = load_sums(then + 192), load_sums(then + 256)
-    clamped = 0
+    clamped, low_bits = 0, table[operation + O_LOW_BITS]
     for half in range(2):
         tile = first + half * TILE_FIELDS
         address = place + first_pixel(table, codes, tile) * pitch
@@ -102,13 +96,13 @@ def add_residual(
         left = width - table[tile + 2]
         slot = sums + 2 * half * TILE_BYTES
         for row in range(table[tile + 3]):
-            own_codes = requantise(load_sums(slot + 64 * row), low, high, factor, offset, shift)
+            own_codes = requantise(load_sums(slot + 64 * row), low, high, factor, offset, shift, low_bits)
             exact = add(own_codes, load_shorts(read + at))
             bounded = smallest(largest(exact, least), most)
             clamped += count_different(exact, bounded)
             if total >= 0:
                 store_shorts(write + at, bounded)
-            after = requantise(bounded, then_low, then_high, then_factor, then_offset, then_shift)
+            after = requantise(bounded, then_low, then_high, then_factor, then_offset, then_shift, 0)
             store_bytes(address, subtract(after, bias))
             at += wide_pitch
             address += pitch

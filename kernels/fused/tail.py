@@ -38,6 +38,7 @@ from bnhw.kernels.fused.fields import (
 )
 from bnhw.kernels.fused.passes import add_residual, requantise_and_store
 from bnhw.kernels.fused.places import first_pixel, load_chunk, place_chunk, store_chunk
+from bnhw.kernels.fused.requantising import requantise
 from bnhw.kernels.fused.vectors import (
     add,
     count_different,
@@ -50,7 +51,6 @@ from bnhw.kernels.fused.vectors import (
     load_wide,
     multiply,
     requantise_exactly,
-    shift_right,
     smallest,
     spread,
     store_sums,
@@ -122,13 +122,13 @@ def add_tile(
 
 
 @inline
-def requantise_tile(constants: int, rows: int, source: int, target: int) -> None:
-    """Clamp sums to where codes change, multiply, add, shift: all in 32 bits."""
+def requantise_tile(constants: int, rows: int, low_bits: int, source: int, target: int) -> None:
+    """See `requantise`."""
     low, high = load_sums(constants), load_sums(constants + 64)
     factor, offset, shift = load_sums(constants + 128), load_sums(constants + 192), load_sums(constants + 256)
     for row in range(rows):
-        sums = smallest(largest(load_sums(source + 64 * row), low), high)
-        store_sums(target + 64 * row, shift_right(add(multiply(sums, factor), offset), shift))
+        codes = requantise(load_sums(source + 64 * row), low, high, factor, offset, shift, low_bits)
+        store_sums(target + 64 * row, codes)
 
 
 @inline
@@ -157,7 +157,7 @@ def threshold_row(constants: int, levels: int, source: int, target: int) -> None
 def requantise_row(kind: int, constants: int, levels: int, source: int, target: int) -> None:
     """One pixel of any kind of requantising operation."""
     if kind == REQUANTISE:
-        requantise_tile(constants, 1, source, target)
+        requantise_tile(constants, 1, levels, source, target)
     elif kind == REQUANTISE_WIDE:
         requantise_tile_exactly(constants, 1, source, target)
     else:
@@ -215,7 +215,7 @@ def run_operation(
     if kind == THRESHOLD or table[operation + O_CLASSES] >= 0:
         requantise_classes(table, operation, constants, own, tile, width, source, target)
     elif kind == REQUANTISE:
-        requantise_tile(own, table[tile + 3], source, target)
+        requantise_tile(own, table[tile + 3], table[operation + O_LEVELS], source, target)
     else:
         requantise_tile_exactly(own, table[tile + 3], source, target)
     return 0

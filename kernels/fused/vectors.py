@@ -187,6 +187,12 @@ def multiply(typing: Any, first: Any, second: Any) -> Generator:
 
 
 @intrinsic
+def both(typing: Any, first: Any, second: Any) -> Generator:
+    """And, bit by bit."""
+    return _binary(lambda builder, a, b: builder.and_(a, b))
+
+
+@intrinsic
 def exclusive_or(typing: Any, first: Any, second: Any) -> Generator:
     """Bit by bit."""
     return _binary(lambda builder, a, b: builder.xor(a, b))

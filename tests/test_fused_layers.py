@@ -1,0 +1,198 @@
+"""Layers as networks have them, in every layout that a plan knows, equal the reference in every tensor."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from program_builder import BIT, Builder
+from test_fused import CHOICES, assert_equal_to_reference
+
+from bnhw.dtypes import Array, IntegerType
+from bnhw.fused import FusedProgram
+from bnhw.kernels.fused import fields
+from bnhw.ops import Window
+from bnhw.plan import make_plan
+from bnhw.plan_order import order_steps
+from bnhw.plan_tail import fuse_passes
+from bnhw.program import Program, Tensor
+
+BYTE = Tensor(name="", shape=(1, 1, 1), dtype=IntegerType(bits=8, signed=False), scale=1.0, zero_point=3)
+SIGNED = Tensor(name="", shape=(1, 1, 1), dtype=IntegerType(bits=5, signed=True), scale=1.0, zero_point=-2)
+TWELVE = Tensor(name="", shape=(1, 1, 1), dtype=IntegerType(bits=12, signed=True), scale=1.0, zero_point=7)
+BIPOLAR = Tensor(name="", shape=(1, 1, 1), dtype=BIT, scale=1.0, bipolar=True)
+RESIDUAL = Tensor(name="", shape=(1, 1, 1), dtype=IntegerType(bits=16, signed=True), scale=1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """A convolution of `channels` to `outputs` on height x width pixels; `bits` of its weights."""
+
+    size: tuple[int, int] = (8, 8)
+    channels: int = 64
+    outputs: int = 32
+    kernel: tuple[int, int] = (3, 3)
+    stride: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (1, 1, 1, 1)
+    groups: int = 1
+    bits: int = 1
+    codes: Tensor = BYTE
+
+    def program(self, seed: int = 0) -> Program:
+        """A lookup, the convolution, and the sums of its codes."""
+        builder = Builder(random=np.random.default_rng(seed), shape=(*self.size, self.channels))
+        codes = builder.look_up(builder.tensors["image"], self.codes, per_channel=True)
+        window = Window(kernel=self.kernel, stride=self.stride, pads=self.pads)
+        sums = builder.convolve(codes, window, groups=self.groups, out_channels=self.outputs, bits=self.bits)
+        return builder.program(builder.sum_global(builder.requantise(sums, BYTE, multiplier_bits=12)))
+
+
+LAYERS = (
+    Layer(size=(32, 32), channels=160, outputs=160),
+    Layer(size=(17, 33), channels=64, outputs=48),
+    Layer(size=(5, 12), channels=96, outputs=16),
+    Layer(size=(16, 16), channels=192, outputs=80),
+    Layer(size=(8, 8), channels=130, outputs=70),
+    Layer(size=(4, 21), channels=65, outputs=17),
+    Layer(size=(32, 32), channels=32, outputs=64, stride=(2, 2), pads=(0, 0, 1, 1)),
+    Layer(size=(15, 30), channels=70, outputs=33, stride=(2, 2)),
+    Layer(size=(9, 40), channels=16, outputs=16, stride=(3, 1)),
+    Layer(size=(40, 40), channels=3, outputs=32, kernel=(7, 7), stride=(2, 2), pads=(3, 3, 3, 3), codes=TWELVE),
+    Layer(size=(32, 32), channels=3, outputs=64, codes=TWELVE),
+    Layer(size=(6, 6), channels=100, outputs=40, codes=TWELVE, bits=4),
+    Layer(size=(16, 16), channels=64, outputs=64, kernel=(1, 1), pads=(0, 0, 0, 0)),
+    Layer(size=(7, 7), channels=64, outputs=10, kernel=(1, 1), pads=(0, 0, 0, 0)),
+    Layer(size=(14, 14), channels=64, outputs=64, kernel=(1, 1), stride=(2, 2), pads=(0, 0, 0, 0)),
+    Layer(size=(9, 9), channels=32, outputs=32, kernel=(5, 1), pads=(2, 0, 2, 0), bits=8),
+    Layer(size=(16, 20), channels=128, outputs=128, groups=2),
+    Layer(size=(10, 10), channels=256, outputs=64, groups=2),
+    Layer(size=(8, 8), channels=96, outputs=96, groups=96),
+    Layer(size=(20, 20), channels=96, outputs=96, groups=6, bits=3),
+    Layer(size=(20, 20), channels=140, outputs=70, groups=7),
+    Layer(size=(16, 16), channels=64, outputs=64, codes=BIPOLAR),
+    Layer(size=(18, 18), channels=50, outputs=64, codes=BIPOLAR),
+    Layer(size=(16, 16), channels=64, outputs=64, codes=SIGNED),
+    Layer(size=(9, 9), channels=33, outputs=64, codes=SIGNED, pads=(2, 0, 1, 2)),
+)
+
+
+def images_for(program: Program, count: int, seed: int = 1) -> Array:
+    shape = (count, *program.tensor[program.input].shape)
+    return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
+
+
+@pytest.mark.parametrize("kernels", CHOICES)
+@pytest.mark.parametrize("layer", LAYERS, ids=str)
+def test_layer_is_that_of_the_reference(layer: Layer, kernels: str) -> None:
+    program = layer.program()
+    assert_equal_to_reference(program, images_for(program, 2), kernels)
+
+
+SIZES = st.tuples(st.integers(1, 24), st.integers(1, 40))
+
+
+@pytest.mark.parametrize("kernels", CHOICES)
+@settings(max_examples=50, deadline=None)
+@given(
+    size=SIZES,
+    channels=st.integers(1, 200),
+    outputs=st.integers(1, 100),
+    kernel=st.sampled_from(((1, 1), (3, 3), (2, 5), (4, 1))),
+    stride=st.sampled_from(((1, 1), (2, 2), (1, 2), (3, 1))),
+    pads=st.sampled_from(((0, 0, 0, 0), (1, 1, 1, 1), (0, 2, 1, 0))),
+    codes=st.sampled_from((BYTE, SIGNED, TWELVE, BIPOLAR)),
+    seed=st.integers(0, 2**16),
+)
+def test_layers_of_any_size_are_those_of_the_reference(
+    kernels: str,
+    size: tuple[int, int],
+    channels: int,
+    outputs: int,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    pads: tuple[int, int, int, int],
+    codes: Tensor,
+    seed: int,
+) -> None:
+    fits = all(s + pads[i] + pads[i + 2] >= k for i, (s, k) in enumerate(zip(size, kernel, strict=True)))
+    layer = Layer(size=size, channels=channels, outputs=outputs, stride=stride, codes=codes, bits=1 + seed % 3)
+    layer = replace(layer, kernel=kernel if fits else (1, 1), pads=pads if fits else (0, 0, 0, 0))
+    program = layer.program(seed)
+    assert_equal_to_reference(program, images_for(program, 1, seed), kernels)
+
+
+def residual_network(
+    size: tuple[int, int], channels: int, *, bits: int = 16, seed: int = 0, code_multiplier_bits: int = 16
+) -> Program:
+    """Two pre-activation units with their residual stream, and a classifier."""
+    builder = Builder(random=np.random.default_rng(seed), shape=(*size, 3))
+    window = Window(kernel=(3, 3), pads=(1, 1, 1, 1))
+    wide = replace(RESIDUAL, dtype=IntegerType(bits=bits, signed=True))
+    stem = builder.look_up(builder.tensors["image"], TWELVE, per_channel=True)
+    sums = builder.convolve(stem, window, groups=1, out_channels=channels, bits=1)
+    stream = builder.requantise(sums, wide, multiplier_bits=16)
+    for _ in range(2):
+        codes = builder.requantise(stream, BYTE, multiplier_bits=code_multiplier_bits)
+        sums = builder.convolve(codes, window, groups=1, out_channels=channels, bits=1)
+        codes = builder.requantise(sums, BYTE, multiplier_bits=16)
+        sums = builder.convolve(codes, window, groups=1, out_channels=channels, bits=1)
+        branch = builder.requantise(sums, wide, multiplier_bits=16)
+        stream = builder.add(stream, branch, wide.dtype.low // 3, wide.dtype.high // 3)
+    codes = builder.requantise(stream, BYTE, multiplier_bits=code_multiplier_bits)
+    logits = builder.convolve(codes, Window(kernel=(1, 1)), groups=1, out_channels=10, bits=1)
+    return builder.program(builder.sum_global(logits))
+
+
+@pytest.mark.parametrize("kernels", CHOICES)
+@pytest.mark.parametrize("bits", [9, 16, 20])
+@pytest.mark.parametrize("code_multiplier_bits", [0, 16])
+@pytest.mark.parametrize(("size", "channels"), [((6, 6), 40), ((18, 17), 64), ((4, 32), 96)], ids=str)
+def test_residual_networks_are_those_of_the_reference(
+    size: tuple[int, int], channels: int, code_multiplier_bits: int, bits: int, kernels: str
+) -> None:
+    program = residual_network(size, channels, bits=bits, seed=bits, code_multiplier_bits=code_multiplier_bits)
+    images = images_for(program, 11)
+    assert_equal_to_reference(program, images, kernels)
+    _, counts = FusedProgram(program, kernels).run(images)
+    assert any(counts.values()), "some sums must saturate"
+
+
+def test_residual_ends_and_requantised_stores_take_one_pass() -> None:
+    program = residual_network((8, 8), 64, bits=9, code_multiplier_bits=0)
+    steps = [step for step in order_steps(program) if step.tail]
+    passes = [list(fuse_passes(program, step.tail, _Forms(program))) for step in steps]
+    assert [[step.kind for step in of_step] for of_step in passes] == [
+        [fields.REQUANTISE, fields.STORE, fields.REQUANTISE_STORE],
+        [fields.REQUANTISE_STORE],
+        [fields.RESIDUAL],
+        [fields.REQUANTISE_STORE],
+        [fields.RESIDUAL],
+        [fields.STORE],
+    ]
+    low_bits = [step.constants.levels for of_step in passes for step in of_step if step.constants]
+    assert any(low_bits) and not all(low_bits), "products of more than 32 bits, and others"
+
+
+class _Forms(dict):  # type: ignore[type-arg]
+    """The form of any tensor without borders."""
+
+    def __init__(self, program: Program) -> None:
+        super().__init__()
+        self.program = program
+
+    def __missing__(self, name: str) -> object:
+        from bnhw.plan_storage import code_form
+
+        return code_form(self.program.tensor[name], (0, 0, 0, 0))
+
+
+def test_one_bit_weights_stay_one_bit() -> None:
+    one_bit, bytes_ = (make_plan(Layer(channels=256, outputs=256, bits=bits).program()) for bits in (1, 2))
+    weights_bytes = 9 * 256 * 256
+    assert bytes_.constants.size - one_bit.constants.size == weights_bytes * 7 // 8
+
+
+def test_a_tensor_gives_its_place_to_another_of_its_form() -> None:
+    few, many = (make_plan(residual_network((16, 16), 64, seed=1), store_all=s).arena_bytes for s in (False, True))
+    assert few < 0.75 * many
