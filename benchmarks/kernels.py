@@ -4,7 +4,10 @@
 
 Every kernel's output is compared with the reference on the very tensors that are timed before its time counts.
 Kernels take turns within one process, each on one thread; a figure is that of the fastest round, the spread is the
-slowest round over the fastest. `auto` marks the kernel that `bnhw.kernels.select` would take.
+slowest round over the fastest. `auto` marks the kernel that `bnhw.kernels.select` would take. The kernels of single
+instructions give 32-bit sums; `amx` and `vnni` run a chain of eight such layers with their requantise steps as one
+compiled program on 16 images, and their figure is that of one layer of it. Of amx, the share of this machine's measured
+peak is shown, too: that of a loop which does nothing but load tiles from the first cache and multiply them.
 """
 
 import argparse
@@ -18,10 +21,16 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from bnhw.dtypes import Array
+from bnhw.dtypes import Array, IntegerType
+from bnhw.fused import FusedProgram
 from bnhw.kernels import reference
-from bnhw.kernels.select import PREPARE, choose, host_features
+from bnhw.kernels.packing import pack_bits
+from bnhw.kernels.select import FUSED_CHOICES, PREPARE, choose, fused_choice, host_features, missing_for
 from bnhw.kernels.types import BinaryWeights, Coding, Geometry
+from bnhw.machine import Machine
+from bnhw.ops import Window
+from bnhw.options import RequantiseMode
+from bnhw.program import Convolve, Instruction, Program, Provenance, Requantise, SumGlobal, Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +62,7 @@ class Figure:
     gmac_per_second: float
     spread: float
     auto: bool
+    share_of_peak: float | None = None
 
 
 SIZES = ((3, 32), (16, 32), (64, 32), (160, 32), (320, 16), (640, 8))
@@ -84,7 +94,8 @@ def measure(layer: Layer, rounds: int) -> list[Figure]:
             start = time.perf_counter()
             kernel(codes)
             seconds[name].append(time.perf_counter() - start)
-    chosen = choose("auto", "binary", coding, host_features(), layer.channels)
+    whole = fused_choice("auto")
+    chosen = "" if whole else choose("auto", "binary", coding, host_features(), layer.channels)
     return [
         Figure(
             layer=layer.name,
@@ -97,17 +108,138 @@ def measure(layer: Layer, rounds: int) -> list[Figure]:
     ]
 
 
+CHAIN_LAYERS = 8
+BATCH = 16
+
+
+def chain(layer: Layer, length: int) -> Program:
+    """A stem from 3 channels and `length` layers, each requantised to the layer's codes."""
+    random = np.random.default_rng(0)
+    bits = IntegerType(bits=layer.bits, signed=False)
+    shape = (layer.size, layer.size, layer.channels)
+    instructions: list[Instruction] = []
+    tensors = [Tensor(name="image", shape=(*shape[:2], 3), dtype=IntegerType(bits=8, signed=False), scale=1.0)]
+    constants: dict[str, Array] = {"shift": np.full((1, 1), 8 + layer.channels.bit_length() // 2 - layer.bits)}
+    constants["offset"] = np.full((1, 1), 1 << 7)
+    for number in range(length + 1):
+        source, sums, codes = tensors[-1], f"sums{number}", f"codes{number}"
+        weight_shape = (layer.channels, 3, 3, source.shape[2])
+        constants[f"weights{number}"] = pack_bits(random.integers(0, 2, weight_shape).astype(bool).reshape(-1))
+        window = Window(kernel=(3, 3), pads=(1, 1, 1, 1))
+        limit = int(np.prod(weight_shape[1:])) * source.dtype.high
+        instructions.append(
+            Convolve(
+                inputs=(source.name,),
+                output=sums,
+                weights=f"weights{number}",
+                weight_bits=1,
+                weight_shape=weight_shape,
+                window=window,
+            )
+        )
+        instructions.append(
+            Requantise(
+                inputs=(sums,),
+                output=codes,
+                mode=RequantiseMode.SHIFT,
+                multiplier="",
+                offset="offset",
+                shift="shift",
+                position_classes="",
+                multiplier_bits=2,
+                digits=0,
+                low=0,
+                high=bits.high,
+            )
+        )
+        tensors.append(Tensor(name=sums, shape=shape, dtype=IntegerType.containing(-limit, limit), scale=1.0))
+        tensors.append(Tensor(name=codes, shape=shape, dtype=bits, scale=1.0, bipolar=layer.bipolar))
+    total = IntegerType(bits=8 + layer.bits + layer.channels.bit_length() + 2 * layer.size.bit_length(), signed=True)
+    instructions.append(SumGlobal(inputs=(codes,), output="logits"))
+    tensors.append(Tensor(name="logits", shape=(1, 1, layer.channels), dtype=total, scale=1.0))
+    return Program(
+        name=layer.name,
+        instructions=tuple(instructions),
+        tensors=tuple(tensors),
+        constants=constants,
+        input="image",
+        output="logits",
+        provenance=Provenance(producer="benchmark", source_name="", source_sha256="0" * 64, options={}),
+    )
+
+
+def measure_chain(layer: Layer, rounds: int, peak: float) -> list[Figure]:
+    """Figures of whole programs on every way to run them; raises AssertionError if one is not exact."""
+    images = np.random.default_rng(1).integers(0, 256, (BATCH, layer.size, layer.size, 3)).astype(np.uint8)
+    programs = [chain(layer, length) for length in (0, CHAIN_LAYERS)]
+    expected = Machine(programs[0], "reference").run(images[:1]).logits
+    figures = []
+    for name in FUSED_CHOICES:
+        if missing_for(name):
+            continue
+        stem, whole = (FusedProgram(program, name) for program in programs)
+        assert np.array_equal(stem.run(images[:1])[0], expected), f"{name} is not exact on {layer.name}"
+        first = Machine(programs[1], "bit_serial").run(images[:1]).logits
+        assert np.array_equal(whole.run(images)[0][:1], first), f"{name} is not exact on a chain of {layer.name}"
+        seconds: dict[FusedProgram, list[float]] = {stem: [], whole: []}
+        for _ in range(rounds):
+            for program, times in seconds.items():
+                start = time.perf_counter()
+                program.run(images)
+                times.append(time.perf_counter() - start)
+        per_layer = (min(seconds[whole]) - min(seconds[stem])) / CHAIN_LAYERS / BATCH
+        rate = layer.macs / per_layer / 1e9
+        figures.append(
+            Figure(
+                layer=layer.name,
+                kernel=name,
+                gmac_per_second=rate,
+                spread=max(seconds[whole]) / min(seconds[whole]),
+                auto=name == fused_choice("auto"),
+                share_of_peak=rate / peak if name == "amx" else None,
+            )
+        )
+    return figures
+
+
+def measure_peak(seconds: float = 1.0) -> float:
+    """Giga-MAC per second of tile loads and multiplications on data in the first cache; 0 without AMX."""
+    if missing_for("amx"):
+        return 0.0
+    from bnhw.kernels.fused.amx import tile_configuration  # noqa: PLC0415  (only where the machine has tiles)
+    from bnhw.kernels.fused.peak import multiply_repeatedly  # noqa: PLC0415
+
+    memory = np.zeros(1 << 14, np.uint8)
+    data = memory.ctypes.data + -memory.ctypes.data % 64
+    configuration = tile_configuration()
+    steps, best = 10_000, float("inf")
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        multiply_repeatedly(configuration.ctypes.data, data, steps)
+        best = min(best, time.perf_counter() - start)
+    return 4 * 16 * 16 * 64 * steps / best / 1e9
+
+
 def main() -> None:
     """Measure, print a table, and write JSON if asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20, help="turns of each kernel")
+    parser.add_argument("--channels", type=int, nargs="*", help="only layers of so many channels")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
-    figures = [figure for layer in layers() for figure in measure(layer, options.rounds)]
-    table = Table("layer", "kernel", "GMAC/s", "slowest / fastest", "auto", box=None)
+    peak = measure_peak()
+    figures = [
+        figure
+        for layer in layers()
+        if not options.channels or layer.channels in options.channels
+        for figure in (*measure(layer, options.rounds), *measure_chain(layer, options.rounds, peak))
+    ]
+    table = Table("layer", "kernel", "GMAC/s", "slowest / fastest", "share of peak", "auto", box=None)
     for figure in figures:
         auto = "*" if figure.auto else ""
-        table.add_row(figure.layer, figure.kernel, f"{figure.gmac_per_second:.1f}", f"{figure.spread:.2f}", auto)
+        share = "" if figure.share_of_peak is None else f"{100 * figure.share_of_peak:.0f} %"
+        table.add_row(figure.layer, figure.kernel, f"{figure.gmac_per_second:.1f}", f"{figure.spread:.2f}", share, auto)
     Console().print(table)
     if options.json is not None:
         options.json.write_text(json.dumps([asdict(figure) for figure in figures], indent=2) + "\n")

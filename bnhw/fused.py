@@ -11,6 +11,7 @@ import numpy as np
 
 from bnhw.dtypes import Array
 from bnhw.kernels.fused.amx import tile_configuration
+from bnhw.kernels.select import check_runnable
 from bnhw.plan import Plan, make_plan
 from bnhw.plan_memory import aligned_bytes
 from bnhw.plan_storage import Form
@@ -23,10 +24,12 @@ MODULES: Mapping[str, str] = {"amx": "bnhw.kernels.fused.run_amx", "vnni": "bnhw
 class FusedProgram:
     """A planned program; `run` may be called from several threads at once.
 
-    kernels: one of `MODULES`, which the machine must have. store_all: keep every tensor for `tensor_values`.
+    kernels: one of `MODULES`. store_all: keep every tensor for `tensor_values`. Raises ValueError where this machine
+    cannot run the kernels.
     """
 
     def __init__(self, program: Program, kernels: str, *, store_all: bool = False) -> None:
+        check_runnable(kernels)
         self.program = program
         self.kernels = kernels
         self.plan: Plan = make_plan(program, store_all=store_all)

@@ -18,8 +18,9 @@ from bnhw.errors import BadInput
 from bnhw.fused import FusedProgram
 from bnhw.images import fit_pixels
 from bnhw.kernels.packing import pack_bits
-from bnhw.kernels.select import REFERENCE_CHOICES, KernelSet, fused_choice, kernel_set
+from bnhw.kernels.select import FUSED_CHOICES, REFERENCE_CHOICES, KernelSet, fused_choice, kernel_set
 from bnhw.kernels.types import BinaryWeights, IntegerWeights, PreparedConvolution
+from bnhw.plan import unplanned_kinds
 from bnhw.program import (
     AddSaturating,
     Convolve,
@@ -84,7 +85,10 @@ class Machine:
             self.kernel_set: KernelSet = kernel_set(kernels)
         except ValueError as error:
             raise BadInput(str(error)) from error
-        self.fused_kernels = fused_choice(kernels)
+        unplanned = unplanned_kinds(program)
+        if unplanned and kernels in FUSED_CHOICES:
+            raise BadInput(f"kernels: {kernels!r} cannot run the instructions {', '.join(unplanned)}; choose auto")
+        self.fused_kernels = None if unplanned else fused_choice(kernels)
 
     @cached_property
     def convolutions(self) -> Mapping[str, PreparedConvolution]:

@@ -18,6 +18,7 @@ from bnhw.plan_order import Step, TailOperation, order_steps
 from bnhw.plan_storage import Fill, Place, place_tensors
 from bnhw.plan_tail import Pass, fuse_passes
 from bnhw.program import (
+    AddSaturating,
     Convolve,
     Join,
     LookUp,
@@ -26,7 +27,9 @@ from bnhw.program import (
     PoolMaximum,
     PoolSum,
     Program,
+    Requantise,
     SumGlobal,
+    Threshold,
 )
 
 GROUP_TILES = 8
@@ -56,6 +59,27 @@ class Plan:
     panel: int
     additions: tuple[str, ...]
     places: Mapping[str, Place]
+
+
+PLANNED = (
+    AddSaturating,
+    Convolve,
+    Join,
+    LookUp,
+    PadChannels,
+    PoolMaximum,
+    PoolSum,
+    Requantise,
+    SumGlobal,
+    Threshold,
+)
+"""Instructions that have a step."""
+
+
+def unplanned_kinds(program: Program) -> tuple[str, ...]:
+    """Kinds of instructions that no plan can hold, each once."""
+    kinds = (instruction.kind for instruction in program.instructions if not isinstance(instruction, PLANNED))
+    return tuple(dict.fromkeys(kinds))
 
 
 def make_plan(program: Program, *, store_all: bool = False) -> Plan:

@@ -83,15 +83,11 @@ def _is_narrow(step: Pass) -> bool:
     return step.kind == fields.REQUANTISE and step.constants is not None and step.constants.classes is None
 
 
-def _holds_bytes(form: Form) -> bool:
-    return form.size == 1 and form.shift == 0
-
-
 def _requantise_store(part: Sequence[Pass], after: Sequence[Pass], forms: Mapping[str, Form]) -> Pass | None:
     requantise, store = part
     if not (_is_narrow(requantise) and store.kind == fields.STORE and store.source == requantise.target):
         return None
-    if _is_read(requantise.target, after) or not (_holds_bytes(forms[store.tensor]) or forms[store.tensor].size == 2):
+    if _is_read(requantise.target, after) or forms[store.tensor].size == 4:
         return None
     kind = fields.REQUANTISE_STORE
     return Pass(kind=kind, source=requantise.source, target=0, tensor=store.tensor, constants=requantise.constants)
@@ -121,7 +117,7 @@ def _residual(part: Sequence[Pass], after: Sequence[Pass], forms: Mapping[str, F
     if not follows or any(store.source != add.target for store in stores):
         return None
     wide = [add.tensor, *(store.tensor for store in stores)]
-    if any(forms[name].size != 2 for name in wide) or not _holds_bytes(forms[last.tensor]):
+    if any(forms[name].size != 2 for name in wide) or forms[last.tensor].size != 1:
         return None
     low_bits = first.constants.levels
     parts = [step.constants.tables for step in (first, add, second) if step.constants is not None]

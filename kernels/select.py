@@ -155,6 +155,14 @@ def missing_for(choice: str) -> str:
     return ""
 
 
+def check_runnable(choice: str) -> None:
+    """Raise ValueError where this machine cannot run one of `FUSED_CHOICES`: its code would end the process."""
+    missing = missing_for(choice)
+    if missing:
+        others = ", ".join(runnable_choices())
+        raise ValueError(f"kernels: this machine cannot run {choice!r}, it lacks {missing}; choose one of {others}")
+
+
 def runnable_choices() -> tuple[str, ...]:
     """Those of `KERNEL_CHOICES` that this machine can run."""
     return tuple(choice for choice in KERNEL_CHOICES if choice not in FUSED_CHOICES or not missing_for(choice))
@@ -213,10 +221,8 @@ def kernel_set(choice: str) -> KernelSet:
     The sets of `REFERENCE_CHOICES` take and give int64, the others int32 (see `bnhw.kernels.portable`).
     """
     check_choice(choice)
-    missing = missing_for(choice) if choice in FUSED_CHOICES else ""
-    if missing:
-        others = ", ".join(runnable_choices())
-        raise ValueError(f"kernels: this machine cannot run {choice!r}, it lacks {missing}; choose one of {others}")
+    if choice in FUSED_CHOICES:
+        check_runnable(choice)
     operations = reference if choice in REFERENCE_CHOICES else portable
     return KernelSet(
         choice=choice,

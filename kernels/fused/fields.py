@@ -70,8 +70,8 @@ one class to the next; levels of a threshold, the counter of an addition, or low
 apart."""
 O_FIELDS = 8
 LOAD, STORE, REQUANTISE, REQUANTISE_WIDE, THRESHOLD, ADD, REQUANTISE_STORE, RESIDUAL = range(8)
-"""The last two are several in one pass over both tiles. `REQUANTISE_STORE` writes a tensor of 1-byte elements without
-shift, or of 2 bytes. `RESIDUAL` requantises, adds a tensor of 2 bytes, stores the saturated sum in another (if any),
+"""The last two are several in one pass over both tiles. `REQUANTISE_STORE` writes a tensor of 1 or
+2 bytes. `RESIDUAL` requantises, adds a tensor of 2 bytes, stores the saturated sum in another (if any),
 requantises again and stores codes of 1 byte; counters as for `ADD`."""
 O_SUM, O_CODES, O_LOW_BITS = O_CLASSES, O_STRIDE, O_TO
 """Of `RESIDUAL`: the tensors of the sum (-1: none) and of the codes, and the low bits of its first requantise step."""

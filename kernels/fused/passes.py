@@ -18,6 +18,7 @@ from bnhw.kernels.fused.fields import (
     RESIDUAL_BYTES,
     T_BIAS,
     T_ROW,
+    T_SHIFT,
     T_SIZE,
     TILE_BYTES,
     TILE_FIELDS,
@@ -30,6 +31,7 @@ from bnhw.kernels.fused.vectors import (
     largest,
     load_shorts,
     load_sums,
+    shift_left,
     smallest,
     spread,
     store_bytes,
@@ -52,7 +54,7 @@ def requantise_and_store(
     own = constants + table[operation + O_CONSTANTS] + chunk * REQUANTISE_BYTES
     low, high, factor = load_sums(own), load_sums(own + 64), load_sums(own + 128)
     offset, shift = load_sums(own + 192), load_sums(own + 256)
-    low_bits = table[operation + O_LEVELS]
+    low_bits, places = table[operation + O_LEVELS], spread(table[tensor + T_SHIFT])
     for half in range(2):
         tile = first + half * TILE_FIELDS
         address = place + first_pixel(table, tensor, tile) * pitch
@@ -61,7 +63,7 @@ def requantise_and_store(
         for row in range(table[tile + 3]):
             codes = requantise(load_sums(slot + 64 * row), low, high, factor, offset, shift, low_bits)
             if size == 1:
-                store_bytes(address, subtract(codes, bias))
+                store_bytes(address, shift_left(subtract(codes, bias), places))
             else:
                 store_shorts(address, codes)
             address += pitch
@@ -88,7 +90,7 @@ def add_residual(
     then = own + REQUANTISE_BYTES + ADD_BYTES
     then_low, then_high, then_factor = load_sums(then), load_sums(then + 64), load_sums(then + 128)
     then_offset, then_shift = load_sums(then + 192), load_sums(then + 256)
-    clamped, low_bits = 0, table[operation + O_LOW_BITS]
+    clamped, low_bits, places = 0, table[operation + O_LOW_BITS], spread(table[codes + T_SHIFT])
     for half in range(2):
         tile = first + half * TILE_FIELDS
         address = place + first_pixel(table, codes, tile) * pitch
@@ -103,7 +105,7 @@ def add_residual(
             if total >= 0:
                 store_shorts(write + at, bounded)
             after = requantise(bounded, then_low, then_high, then_factor, then_offset, then_shift, 0)
-            store_bytes(address, subtract(after, bias))
+            store_bytes(address, shift_left(subtract(after, bias), places))
             at += wide_pitch
             address += pitch
             left -= 1

@@ -142,6 +142,9 @@ def requantise_tile_exactly(constants: int, rows: int, source: int, target: int)
 def threshold_row(constants: int, levels: int, source: int, target: int) -> None:
     """Base plus how many ascending limits (16, 2^k - 1) the flipped sums exceed."""
     sums = exclusive_or(load_sums(source), load_sums(constants + 64))
+    if levels == 1:
+        store_sums(target, subtract(load_sums(constants), is_greater(sums, load_sums(constants + 128))))
+        return
     first = multiply(lane_numbers(), spread(levels))
     passed = spread(0)
     step = (levels + 1) // 2
