@@ -1,7 +1,5 @@
 """The interpreter for machines with AMX."""
 
-import numpy as np
-import numpy.typing as npt
 from numba import int64
 
 from bnhw.kernels.fused.amx import (
@@ -23,32 +21,24 @@ from bnhw.kernels.fused.fields import (
     C_STAGES,
     C_STARTS,
     C_STEPS,
-    C_TAIL,
-    C_TAIL_COUNT,
     C_TAPS,
     C_TAPS_STRIDE,
     C_TILE_COUNT,
     C_TILES,
     C_WEIGHTS,
-    C_WIDTH,
     CONVOLVE,
     H_FIELDS,
     H_GROUP,
     H_OWN,
     H_SIZE,
     H_STEPS,
-    IMAGE,
-    OUTPUT,
     PANEL_BYTES,
     SLOT_BYTES,
     TILE_FIELDS,
 )
+from bnhw.kernels.fused.interpreter import Batch, Memory, Table, finish_sums, run_for_images
 from bnhw.kernels.fused.panels import expand_panel, shift_sums
-from bnhw.kernels.fused.steps import load_image, run_step, store_output
-from bnhw.kernels.fused.tail import run_tail
 from bnhw.kernels.jit import entry, inline, tensor_in
-
-Table = npt.NDArray[np.int64]
 
 
 @inline
@@ -91,23 +81,12 @@ def multiply_expanded(
 
 
 @inline
-def convolve_group(
-    table: Table,
-    at: int,
-    constants: int,
-    arena: int,
-    counts: int,
-    slots: int,
-    sums: int,
-    panel: int,
-    chunk: int,
-    group: int,
-    is_first: bool,
-) -> None:
+def convolve_group(table: Table, at: int, memory: Memory, chunk: int, group: int, is_first: bool) -> None:
     """Two chunks of some tiles of pixels, whose sums stay in the first cache between stages.
 
     is_first: whether the weights are to be expanded, not yet done for another image.
     """
+    constants, arena, _, _, sums, panel = memory
     taps = table[at + C_TAPS] + chunk // 2 * table[at + C_TAPS_STRIDE]
     steps, chunks, pitch = table[at + C_STEPS], table[at + C_CHUNKS], table[at + C_PITCH]
     is_binary = table[at + C_BINARY] == 1
@@ -137,60 +116,31 @@ def convolve_group(
                 multiply_expanded(table, taps, source, pitch, tile, first, last, weights)
             store_slot(slot)
             if stage == table[at + C_STAGE_COUNT] - 1:
-                run_tail(
-                    table,
-                    table[at + C_TAIL],
-                    table[at + C_TAIL_COUNT],
-                    constants,
-                    arena,
-                    counts,
-                    chunk,
-                    chunks,
-                    tile,
-                    table[at + C_WIDTH],
-                    slot,
-                    slots,
-                )
+                finish_sums(table, at, memory, chunk, tile, slot)
+
+
+@inline
+def convolve(table: Table, at: int, first_image: int, end_image: int, memory: Memory) -> None:
+    """All sums of some images, their weights expanded once."""
+    size = table[H_SIZE]
+    for chunk in range(0, table[at + C_CHUNKS], 2):
+        for image in range(first_image, end_image):
+            own = table[image * size : (image + 1) * size]
+            for group in range(0, table[at + C_TILE_COUNT], table[at + C_GROUP]):
+                convolve_group(own, at, memory, chunk, group, image == first_image)
 
 
 @inline
 def run_steps(
-    table: Table,
-    first: int,
-    end: int,
-    first_image: int,
-    end_image: int,
-    constants: int,
-    arena: int,
-    counts: int,
-    slots: int,
-    sums: int,
-    panel: int,
-    images: int,
-    image_bytes: int,
-    logits: int,
-    logit_bytes: int,
+    table: Table, first: int, end: int, first_image: int, end_image: int, memory: Memory, batch: Batch
 ) -> None:
     """Steps first..end for some images of a group."""
-    size = table[H_SIZE]
     for number in range(first, end):
         at = table[H_FIELDS + number]
         if table[at] == CONVOLVE:
-            for chunk in range(0, table[at + C_CHUNKS], 2):
-                for image in range(first_image, end_image):
-                    own = table[image * size : (image + 1) * size]
-                    is_first = image == first_image
-                    for group in range(0, table[at + C_TILE_COUNT], table[at + C_GROUP]):
-                        convolve_group(own, at, constants, arena, counts, slots, sums, panel, chunk, group, is_first)
-            continue
-        for image in range(first_image, end_image):
-            own = table[image * size : (image + 1) * size]
-            if table[at] == IMAGE:
-                load_image(own, at, arena, images + image * image_bytes)
-            elif table[at] == OUTPUT:
-                store_output(own, at, arena, logits + image * logit_bytes)
-            else:
-                run_step(own, at, constants, arena, counts, slots)
+            convolve(table, at, first_image, end_image, memory)
+        else:
+            run_for_images(table, at, first_image, end_image, memory, batch)
 
 
 @entry(tensor_in(int64, 1), *(int64,) * 12)
@@ -211,42 +161,11 @@ def run(
 ) -> None:
     """Run every step for every image; addresses of aligned memory, see `bnhw.plan`."""
     configure(tiles)
+    memory = (constants, arena, counts, slots, sums, panel)
     for start in range(0, image_count, table[H_GROUP]):
         count = min(table[H_GROUP], image_count - start)
-        first_image, first_logits = images + start * image_bytes, logits + start * logit_bytes
+        batch = (images + start * image_bytes, image_bytes, logits + start * logit_bytes, logit_bytes)
         for image in range(count):
-            run_steps(
-                table,
-                0,
-                table[H_OWN],
-                image,
-                image + 1,
-                constants,
-                arena,
-                counts,
-                slots,
-                sums,
-                panel,
-                first_image,
-                image_bytes,
-                first_logits,
-                logit_bytes,
-            )
-        run_steps(
-            table,
-            table[H_OWN],
-            table[H_STEPS],
-            0,
-            count,
-            constants,
-            arena,
-            counts,
-            slots,
-            sums,
-            panel,
-            first_image,
-            image_bytes,
-            first_logits,
-            logit_bytes,
-        )
+            run_steps(table, 0, table[H_OWN], image, image + 1, memory, batch)
+        run_steps(table, table[H_OWN], table[H_STEPS], 0, count, memory, batch)
     release()
