@@ -66,6 +66,7 @@ PLANNED = (
     Convolve,
     Join,
     LookUp,
+    Multiply,
     PadChannels,
     PoolMaximum,
     PoolSum,
