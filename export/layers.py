@@ -86,6 +86,18 @@ class Conv2d(nn.Conv2d):
         """Draw the weights anew from N(0, 2 / fan in)."""
         nn.init.normal_(self.weight, std=he_standard_deviation(self.weight.shape))
 
+    def plain_form(self) -> "Conv2d":
+        """A plain convolution of the same geometry, without memory for its weights: they are to be replaced."""
+        with torch.device("meta"):  # no random numbers are drawn
+            return Conv2d(
+                self.in_channels,
+                self.out_channels,
+                self.kernel_size[0],
+                stride=self.stride[0],
+                groups=self.groups,
+                padding=self.padding_rule,
+            )
+
     def effective_weight(self) -> Tensor:
         """The weights that the convolution multiplies by, shape (out, in / groups, height, width)."""
         return self.weight
@@ -135,15 +147,7 @@ class BinaryConv2d(Conv2d):
 
     def materialise(self) -> Conv2d:
         """The same convolution in float32 form; its weights are `effective_weight()`."""
-        with torch.device("meta"):  # no memory, no random numbers: its weights are replaced at once
-            layer = Conv2d(
-                self.in_channels,
-                self.out_channels,
-                self.kernel_size[0],
-                stride=self.stride[0],
-                groups=self.groups,
-                padding=self.padding_rule,
-            )
+        layer = self.plain_form()
         layer.weight = nn.Parameter(self.effective_weight().detach().clone(), self.weight.requires_grad)
         return layer.train(self.training)
 

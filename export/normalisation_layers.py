@@ -286,15 +286,7 @@ class WeightNormConv2d(Conv2d):
 
     def materialise(self) -> Conv2d:
         """The same convolution with its weights written out."""
-        with torch.device("meta"):  # no memory, no random numbers: its weights are replaced at once
-            layer = Conv2d(
-                self.in_channels,
-                self.out_channels,
-                self.kernel_size[0],
-                stride=self.stride[0],
-                groups=self.groups,
-                padding=self.padding_rule,
-            )
+        layer = self.plain_form()
         layer.weight = nn.Parameter(self.effective_weight().detach().clone(), requires_grad=False)
         assert self.bias is not None
         layer.bias = nn.Parameter(self.bias.detach().clone(), requires_grad=False)

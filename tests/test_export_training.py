@@ -178,7 +178,11 @@ def test_larger_images_are_cropped_to_the_network_s_input() -> None:
         test_images=IMAGES,
         test_labels=LABELS,
     )
-    train(network(), RECIPE, data, seed=0, input_size=(6, 6))
+    seen = []
+    model = network()
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape[2:])))
+    train(model, RECIPE, data, seed=0, input_size=(6, 6))
+    assert set(seen) == {(6, 6)}
 
 
 def test_decay_is_for_weights_alone_and_gains_learn_slowly_in_paper_3() -> None:
