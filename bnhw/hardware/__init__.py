@@ -1,0 +1,1 @@
+"""The hardware: its description, what happens on it when, and what that costs."""
