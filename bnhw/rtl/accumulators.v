@@ -9,7 +9,7 @@ module accumulators #(
     input first,                      // of an interval: begin anew
     input convolve,
     input maximum,
-    input inside,                     // a maximum ignores what lies outside the image
+    input in_image,                     // a maximum ignores what lies outside the image
     input [15:0] lanes_used,          // other lanes give 0
     input [5:0] shift,                // place of the terms' plane
     input [33:0] offset,              // subtracted from the lanes' numbers
@@ -29,11 +29,11 @@ module accumulators #(
             wire [WIDE-1:0] placed = {{(WIDE-TERM_BITS){term[TERM_BITS-1]}}, term} << shift;
             wire [ACC_BITS-1:0] code = numbers[pe*ACC_BITS +: ACC_BITS] - wide_offset[ACC_BITS-1:0];
             wire [ACC_BITS-1:0] value = convolve ? placed[ACC_BITS-1:0] : NUMBER < lanes_used ? code : {ACC_BITS{1'b0}};
-            wire [ACC_BITS-1:0] before = !first ? sums[pe*ACC_BITS +: ACC_BITS] : maximum ? LOWEST : {ACC_BITS{1'b0}};
-            wire larger = $signed(value) > $signed(before);
+            wire [ACC_BITS-1:0] so_far = !first ? sums[pe*ACC_BITS +: ACC_BITS] : maximum ? LOWEST : {ACC_BITS{1'b0}};
+            wire larger = $signed(value) > $signed(so_far);
             always @(posedge clk)
                 if (valid) sums[pe*ACC_BITS +: ACC_BITS]
-                    <= !maximum ? before + value : inside && larger ? value : before;
+                    <= !maximum ? so_far + value : in_image && larger ? value : so_far;
             wire unused = &{1'b0, placed};
         end
     endgenerate

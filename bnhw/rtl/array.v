@@ -10,7 +10,7 @@ module array #(
 ) (
     input clk,
     input valid,
-    input inside,                     // the tap lies in the image
+    input in_image,                     // the tap lies in the image
     input [15:0] lanes,               // inputs that hold channels of the tensor
     input bipolar,
     input padding_zero,               // a padded tap adds 0
@@ -30,7 +30,7 @@ module array #(
             wire [ACT_BITS-1:0] code = stored[lane*ACT_BITS +: ACT_BITS];
             wire [ACT_BITS-1:0] coded = bipolar && DATAPATH != 2 ? code << 1 : code;
             assign used[lane] = NUMBER < lanes;
-            assign x[lane*ACT_BITS +: ACT_BITS] = !used[lane] ? {ACT_BITS{1'b0}} : inside ? coded : padding;
+            assign x[lane*ACT_BITS +: ACT_BITS] = !used[lane] ? {ACT_BITS{1'b0}} : in_image ? coded : padding;
         end
     endgenerate
 
@@ -57,7 +57,7 @@ module array #(
     endgenerate
 
     reg zero;
-    always @(posedge clk) if (valid) zero <= padding_zero && !inside;
+    always @(posedge clk) if (valid) zero <= padding_zero && !in_image;
     generate
         for (pe = 0; pe < PE; pe = pe + 1) begin : elements
             wire signed [SUM_BITS-1:0] sum;

@@ -52,7 +52,7 @@
 `define CLASS_STEP 650 +: 24        // from one class to the next
 `define POST_CYCLES 674 +: 16       // cycles of the post unit - 1
 `define LOOKUP_SHIFT 690 +: 5       // logarithm of the entries of one channel
-`define LOW 695 +: 34               // lowest result of the post stage
+`define LOW 695 +: 34               // ARITHMETIC: lowest result; THRESHOLD: result where no level agrees
 `define HIGH 729 +: 34
 `define ADD_LOW 763 +: 34           // lowest result of the addition
 `define ADD_HIGH 797 +: 34

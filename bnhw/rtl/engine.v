@@ -99,7 +99,7 @@ module engine #(
     wire descriptor_read;
     wire [23:0] descriptor_address;
     wire [`DESCRIPTOR_BITS-1:0] descriptor_word, descriptor;
-    wire main_issue, main_first, main_value, main_inside, main_plane_first;
+    wire main_issue, main_first, main_value, main_in_image, main_plane_first;
     wire [15:0] main_lanes, main_bank, operand_bank;
     wire [5:0] main_shift, operand_shift;
     wire [23:0] main_address, weight_address, operand_address, constant_address, class_address;
@@ -108,7 +108,7 @@ module engine #(
         .clk(clk), .reset(reset), .start(start && idle), .finished(finished), .idle(sequencer_idle), .loading(loading),
         .step_done(step_done), .done(done), .descriptor_read(descriptor_read),
         .descriptor_address(descriptor_address), .descriptor_word(descriptor_word), .descriptor(descriptor),
-        .main_issue(main_issue), .main_first(main_first), .main_value(main_value), .main_inside(main_inside),
+        .main_issue(main_issue), .main_first(main_first), .main_value(main_value), .main_in_image(main_in_image),
         .main_lanes(main_lanes), .main_bank(main_bank), .main_plane_first(main_plane_first),
         .main_shift(main_shift), .main_address(main_address), .weight_address(weight_address),
         .operand_issue(operand_issue), .operand_plane_first(operand_plane_first), .operand_shift(operand_shift),
@@ -211,11 +211,11 @@ module engine #(
     );
 
     // ---- flags that travel beside the data, by stage
-    reg issue_1, first_1, value_1, inside_1, plane_first_1, tick_1, tick_2, tick_3;
+    reg issue_1, first_1, value_1, in_image_1, plane_first_1, tick_1, tick_2, tick_3;
     reg [15:0] lanes_1, lanes_2, bank_1, operand_bank_1;
     reg [5:0] shift_1, shift_2, operand_shift_1;
     reg operand_1, operand_plane_first_1;
-    reg valid_2, first_2, inside_2;
+    reg valid_2, first_2, in_image_2;
     reg [23:0] constant_1, constant_2, constant_3;
     wire [23:0] class_offset = {{(24-CLASS_BITS){1'b0}}, position_class} * descriptor[`CLASS_STEP];
     always @(posedge clk) begin
@@ -227,7 +227,7 @@ module engine #(
         valid_2 <= issue_1 && value_1 && !reset;
         first_1 <= main_first;
         value_1 <= main_value;
-        inside_1 <= main_inside;
+        in_image_1 <= main_in_image;
         plane_first_1 <= main_plane_first;
         lanes_1 <= main_lanes;
         bank_1 <= main_bank;
@@ -236,7 +236,7 @@ module engine #(
         operand_shift_1 <= operand_shift;
         operand_bank_1 <= operand_bank;
         first_2 <= first_1;
-        inside_2 <= inside_1;
+        in_image_2 <= in_image_1;
         lanes_2 <= lanes_1;
         shift_2 <= shift_1;
         constant_1 <= constant_address;
@@ -251,7 +251,7 @@ module engine #(
     array #(
         .DATAPATH(DATAPATH), .PE(PE), .SIMD(SIMD), .ACT_BITS(ACT_BITS), .WEIGHT_BITS(WEIGHT_BITS), .SUM_BITS(SUM_BITS)
     ) all_products (
-        .clk(clk), .valid(issue_1 && convolve), .inside(inside_1), .lanes(lanes_1), .bipolar(descriptor[`BIPOLAR]),
+        .clk(clk), .valid(issue_1 && convolve), .in_image(in_image_1), .lanes(lanes_1), .bipolar(descriptor[`BIPOLAR]),
         .padding_zero(descriptor[`PADDING_ZERO]), .padding(padding_plane[ACT_BITS-1:0]), .stored(activations),
         .weights(weights), .terms(terms)
     );
@@ -275,7 +275,7 @@ module engine #(
     // ---- stage 3: accumulators
     wire [PE*ACC_BITS-1:0] sums;
     accumulators #(.PE(PE), .ACC_BITS(ACC_BITS), .TERM_BITS(TERM_BITS)) accumulate (
-        .clk(clk), .valid(valid_2), .first(first_2), .convolve(convolve), .maximum(maximum), .inside(inside_2),
+        .clk(clk), .valid(valid_2), .first(first_2), .convolve(convolve), .maximum(maximum), .in_image(in_image_2),
         .lanes_used(lanes_2), .shift(shift_2), .offset(descriptor[`READ_OFFSET]), .terms(terms), .numbers(numbers),
         .sums(sums)
     );

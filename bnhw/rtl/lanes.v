@@ -36,9 +36,9 @@ module lanes #(
                 ? {{(WIDE-RESIDUAL_BITS){1'b0}}, residuals[lane*RESIDUAL_BITS +: RESIDUAL_BITS]}
                 : {{(WIDE-ACT_BITS){1'b0}}, block[lane*ACT_BITS +: ACT_BITS]};
             wire [WIDE-1:0] placed = plane << shift;
-            wire [WIDTH-1:0] before = plane_first ? {WIDTH{1'b0}} : numbers[lane*WIDTH +: WIDTH];
+            wire [WIDTH-1:0] so_far = plane_first ? {WIDTH{1'b0}} : numbers[lane*WIDTH +: WIDTH];
             always @(posedge clk)
-                if (valid) numbers[lane*WIDTH +: WIDTH] <= before | placed[WIDTH-1:0];
+                if (valid) numbers[lane*WIDTH +: WIDTH] <= so_far | placed[WIDTH-1:0];
             wire unused = &{1'b0, placed};
         end
     endgenerate

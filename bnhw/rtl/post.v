@@ -152,9 +152,9 @@ module post #(
                     .thresholds(chunk[COMPARATORS*(ACC_BITS+1)-1:0]),
                     .falling(chunk[THRESHOLD_RECORD_BITS-1]), .count(agreeing)
                 );
-                reg [RESULT_BITS-1:0] before;
-                assign levels = (count == 0 ? low : before) + {{(RESULT_BITS-COUNT_BITS){1'b0}}, agreeing};
-                always @(posedge clk) if (active) before <= levels;
+                reg [RESULT_BITS-1:0] so_far;
+                assign levels = (count == 0 ? low : so_far) + {{(RESULT_BITS-COUNT_BITS){1'b0}}, agreeing};
+                always @(posedge clk) if (active) so_far <= levels;
             end else begin : no_comparisons
                 assign levels = low;
             end
@@ -170,7 +170,7 @@ module post #(
                     if (answered == GROUP) kept <= answer;
                 end
                 wire [RESIDUAL_BITS-1:0] entry = descriptor[`POST_CYCLES] == GROUP ? answer : kept;
-                assign found = {{(RESULT_BITS-RESIDUAL_BITS){1'b0}}, entry} + low;
+                assign found = {{(RESULT_BITS-RESIDUAL_BITS){entry[RESIDUAL_BITS-1]}}, entry};
             end else begin : no_tables
                 assign found = low;
             end

@@ -23,7 +23,7 @@ module sequencer #(
     output main_issue,
     output main_first,            // the interval's first value
     output main_value,            // all planes of a value are read with this one
-    output main_inside,           // the tap lies in the image
+    output main_in_image,           // the tap lies in the image
     output [15:0] main_lanes,     // lanes that hold channels of the tensor
     output [15:0] main_bank,
     output main_plane_first,
@@ -194,7 +194,7 @@ module sequencer #(
             end else read_address <= read_address + 24'd1;
         end
     end
-    assign main_inside = row < {1'b0, descriptor[`IN_ROWS]} && column < {1'b0, descriptor[`IN_COLUMNS]};
+    assign main_in_image = row < {1'b0, descriptor[`IN_ROWS]} && column < {1'b0, descriptor[`IN_COLUMNS]};
 
     // ---- the block of the tensor that lanes read, and of the operand: bank and offset behind the pixel's address
     reg [16:0] source_block;
@@ -234,7 +234,7 @@ module sequencer #(
     assign main_first = first_tap && (!convolve || (word == 0 && plane == 0));
     assign main_value = convolve || plane_end;
     assign main_lanes = convolve ? (word_last ? descriptor[`LAST_LANES] : SIMD[15:0])
-        : !source_there || !main_inside ? 16'd0
+        : !source_there || !main_in_image ? 16'd0
         : source_block == {1'b0, descriptor[`LAST_WORD]} ? descriptor[`LAST_LANES] : PE[15:0];
     reg [5:0] shift, operand_place;
     assign main_shift = shift;
