@@ -68,6 +68,7 @@ class StepTrace:
 
     name: the tensor it writes. instructions: the outputs of the program's instructions that it executes, in order.
     actions: operations of the program's instructions, as `bnhw.count` counts them, padding waste left out.
+    post_actions: those of `actions` that are not a convolution's: what the post stage, the add and the lanes execute.
     macs_full counts padded taps, macs_trimmed only real ones; macs_executed is array cycles * pe * simd.
     reads_bits, writes_bits: bits that pass each memory's ports, whole words.
     """
@@ -77,6 +78,7 @@ class StepTrace:
     instructions: tuple[str, ...]
     cycles: Cycles
     actions: Mapping[Action, int]
+    post_actions: Mapping[Action, int]
     macs_full: int = 0
     macs_trimmed: int = 0
     macs_executed: int = 0
