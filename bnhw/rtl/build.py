@@ -87,22 +87,18 @@ def build_library(parameters: Mapping[str, int], folder: Path | None = None) -> 
 
 
 def _build(parameters: Mapping[str, int], folder: Path, work: Path) -> Path:
-    """Verilator makes C++ of the engine; the compiler makes a library of that, the wrapper and Verilator's own files."""
+    """Verilator makes C++ of the engine; that, the wrapper and Verilator's own files become a library."""
     verilator = require_tool("verilator", "verilator")
     compiler = require_tool("g++", "g++")
     values = [f"-G{name}={value}" for name, value in parameters.items()]
-    _run(
-        [verilator, "--cc", *VERILATOR_OPTIONS, "--top-module", "engine", "--Mdir", str(work), f"-I{folder}"]
-        + [*values, str(folder / "engine.v")]
-    )
+    places = ("--top-module", "engine", "--Mdir", str(work), f"-I{folder}")
+    _run([verilator, "--cc", *VERILATOR_OPTIONS, *places, *values, str(folder / "engine.v")])
     include = Path(_run([verilator, "--getenv", "VERILATOR_ROOT"]).strip()) / "include"
     sources = [*sorted(work.glob("Vengine*.cpp")), folder / "wrapper.cpp"]
     sources += [include / "verilated.cpp", include / "verilated_threads.cpp"]
     library = work / "engine.so"
-    _run(
-        [compiler, *COMPILER_OPTIONS, f"-I{work}", f"-I{include}", f"-I{include / 'vltstd'}"]
-        + [*map(str, sources), "-o", str(library)]
-    )
+    headers = (f"-I{work}", f"-I{include}", f"-I{include / 'vltstd'}")
+    _run([compiler, *COMPILER_OPTIONS, *headers, *map(str, sources), "-o", str(library)])
     return library
 
 

@@ -67,11 +67,11 @@ def descriptor_words(arch: Arch, step: Step, *, last: bool) -> tuple[int, ...]:
                 "ENTRY_OFFSET": block.first * step.source.place.planes,
             }
         )
-        for block in (step.convolve.blocks if step.convolve and step.block_table else ())
+        for block in (step.convolve.blocks if step.convolve is not None and step.block_table else ())
     )
     values = {
         "LAST_STEP": int(last),
-        "STEP_WORDS": 1 + len(entries),
+        "STEP_WORDS": step.descriptor_words,
         "BLOCK_TABLE": int(bool(entries)),
         "MINIMUM": max(post_cycles(arch, step), step.result.planes) - 1,
         **_main(arch, step),
@@ -86,7 +86,7 @@ def post_cycles(arch: Arch, step: Step) -> int:
     """Cycles of the post unit for each block."""
     match step.post:
         case ThresholdUnit(thresholds=thresholds):
-            return max(1, -(-thresholds.shape[2] // arch.comparators))
+            return max(1, -(-int(thresholds.shape[2]) // arch.comparators))
         case LookUpUnit():
             return -(-min(arch.pe, step.channels) // arch.lookups)
         case _:
@@ -166,7 +166,7 @@ def _post(arch: Arch, step: Step) -> dict[str, int]:
             if isinstance(unit, ArithmeticUnit):
                 values["HIGH"] = unit.high
         case LookUpUnit(table=table, base=base):
-            entries = table.shape[1].bit_length() - 1
+            entries = int(table.shape[1]).bit_length() - 1
             by_channel = len(table) > 1
             values |= {
                 "CONSTANT_BASE": base,

@@ -9,7 +9,7 @@ from types import TracebackType
 import numpy as np
 
 from bnhw.dtypes import Array
-from bnhw.errors import BnhwError
+from bnhw.errors import RtlFailed
 from bnhw.hardware.arch import Arch
 from bnhw.hardware.trace import MemoryKind
 from bnhw.rtl.image import Words, unpacked
@@ -17,12 +17,6 @@ from bnhw.rtl.parameters import HOST_BITS, HOST_MEMORIES, result_bits
 
 RAW, Q, NUMBER, STEP = range(4)
 """The probes of `wrapper.cpp`."""
-
-
-class RtlFailed(BnhwError):
-    """The Verilog engine did not do what its ports promise: a bug of ours."""
-
-    exit_code = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -68,7 +62,9 @@ class Driver:
     def __enter__(self) -> "Driver":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:

@@ -61,9 +61,7 @@ def step_probes(engine: EngineProgram, step: Step, tensors: Mapping[str, Array])
     part = slice(first_channel, first_channel + step.channels)
     raw = q = _raw(engine, step, instructions[0], tensors)[:, :, part]
     for instruction in instructions:
-        if isinstance(instruction, Requantise | Threshold | LookUp):
-            q = tensors[instruction.output]
-        elif isinstance(instruction, Convolve):
+        if isinstance(instruction, Convolve | Requantise | Threshold | LookUp):
             q = tensors[instruction.output]
     return StepProbes(raw=raw, q=q, number=tensors[step.name][:, :, part] - step.result.low)
 

@@ -1,4 +1,4 @@
-"""Memory images: the content of every memory of the engine for one program. Layout: docs/memory-images.md."""
+"""Memory images: what every memory of the engine holds for one program. Layout: docs/engine.md, sections 2 and 8."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ def image(engine: EngineProgram) -> Mapping[MemoryKind, Words]:
     arch = engine.arch
     parameters(arch)
     descriptors, problems = _descriptors(engine)
-    problems += _size_problems(engine, len(descriptors)) + _result_problems(engine)
+    problems += _size_problems(engine) + _result_problems(engine)
     if problems:
         raise ArchMismatch(problems, model=engine.program.name, arch=arch.name)
     return {
@@ -120,11 +120,12 @@ def _descriptors(engine: EngineProgram) -> tuple[list[int], list[str]]:
     return words, problems
 
 
-def _size_problems(engine: EngineProgram, descriptors: int) -> list[str]:
-    required = {**engine.required_words, MemoryKind.DESCRIPTORS: descriptors}
+def _size_problems(engine: EngineProgram) -> list[str]:
+    required = engine.required_words
     there = {kind: memory.words for kind, memory in engine.arch.memories.items()}
     return [
-        f"memories.{kind.value} has {there.get(kind, 0)} words, {required[kind]} are needed; set words = {required[kind]}"
+        f"memories.{kind.value} has {there.get(kind, 0)} words, {required[kind]} are needed; "
+        f"set words = {required[kind]}"
         for kind in HOST_MEMORIES
         if required[kind] > there.get(kind, 0)
     ]

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from bnhw.dtypes import Array
+from bnhw.errors import RtlFailed
 from bnhw.hardware.arch import Arch
 from bnhw.hardware.mapping import map_program
 from bnhw.hardware.steps import Step as EngineStep
 from bnhw.machine import Step
 from bnhw.program import AddSaturating, Program
 from bnhw.rtl.build import build_library
-from bnhw.rtl.driver import Driver, Probe, RtlFailed, Run
+from bnhw.rtl.driver import Driver, Probe, Run
 from bnhw.rtl.expected import StepProbes, step_tensors
 from bnhw.rtl.image import host_words, image, tensor_codes, tensor_words
 from bnhw.rtl.parameters import HOST_BITS, parameters
@@ -110,9 +111,10 @@ class RtlMachine:
         needed = sum(step.pixels * step.blocks for step in self.engine.steps)
         probes = (run.raw, run.q, run.number)
         if len(run.step_ends) != len(self.engine.steps) or any(len(probe.cycles) != needed for probe in probes):
+            shown = ", ".join(str(len(probe.cycles)) for probe in probes)
             raise RtlFailed(
-                f"the engine ran {len(run.step_ends)} steps and showed {[len(probe.cycles) for probe in probes]} results; "
-                f"{len(self.engine.steps)} steps with {needed} results were expected"
+                f"the engine ran {len(run.step_ends)} steps and showed {shown} sums, results and numbers; "
+                f"{len(self.engine.steps)} steps with {needed} of each were expected"
             )
         parts: dict[str, list[Array]] = {}
         for number, step in enumerate(self.engine.steps):

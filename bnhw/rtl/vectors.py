@@ -92,7 +92,9 @@ def project_files(
     """The text of every file, by its path in the folder."""
     memories = image(engine)
     verilog = verilog_folder()
-    sources = {path.name: path.read_text(encoding="utf-8") for path in verilog.iterdir() if path.suffix in (".v", ".vh")}
+    sources = {
+        path.name: path.read_text(encoding="utf-8") for path in verilog.iterdir() if path.suffix in (".v", ".vh")
+    }
     testbench = sources.pop("testbench.v")
     return {
         **{f"verilog/{name}": text for name, text in sorted(sources.items())},
