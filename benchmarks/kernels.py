@@ -25,6 +25,7 @@ from bnhw.dtypes import Array, IntegerType
 from bnhw.fused import FusedProgram
 from bnhw.kernels import reference
 from bnhw.kernels.packing import pack_bits
+from bnhw.kernels.permission import tile_configuration
 from bnhw.kernels.select import FUSED_CHOICES, PREPARE, choose, fused_choice, host_features, missing_for
 from bnhw.kernels.types import BinaryWeights, Coding, Geometry
 from bnhw.machine import Machine
@@ -206,7 +207,6 @@ def measure_peak(seconds: float = 1.0) -> float:
     """Giga-MAC per second of tile loads and multiplications on data in the first cache; 0 without AMX."""
     if missing_for("amx"):
         return 0.0
-    from bnhw.kernels.fused.amx import tile_configuration  # noqa: PLC0415  (only where the machine has tiles)
     from bnhw.kernels.fused.peak import multiply_repeatedly  # noqa: PLC0415
 
     memory = np.zeros(1 << 14, np.uint8)

@@ -52,6 +52,15 @@ class InvalidProgram(BnhwError):
     """A `.bnhw` file or an integer program is truncated, altered or not well formed."""
 
 
+class ArchMismatch(BnhwError):
+    """A program does not run on an engine as described. `problems` lists all that does not fit, each with a remedy."""
+
+    def __init__(self, problems: Sequence[str], *, model: str, arch: str) -> None:
+        self.problems = tuple(problems)
+        listing = "\n".join(f"  {i}. {problem}" for i, problem in enumerate(self.problems, start=1))
+        super().__init__(f"{model!r} does not run on the engine {arch!r}:\n{listing}")
+
+
 class TrainingDiverged(BnhwError):
     """The loss of a training is no longer a number; the message names the place and what to try."""
 

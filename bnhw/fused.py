@@ -2,15 +2,14 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
-from importlib import import_module
+from collections.abc import Mapping
 from queue import Empty, SimpleQueue
-from typing import Any
 
 import numpy as np
 
 from bnhw.dtypes import Array
-from bnhw.kernels.fused.amx import tile_configuration
+from bnhw.kernels.fused.machine_code import Run, load_interpreter
+from bnhw.kernels.permission import tile_configuration
 from bnhw.kernels.select import check_runnable
 from bnhw.plan import Plan, make_plan
 from bnhw.plan_memory import aligned_bytes
@@ -33,7 +32,7 @@ class FusedProgram:
         self.program = program
         self.kernels = kernels
         self.plan: Plan = make_plan(program, store_all=store_all)
-        self._run: Callable[..., Any] = import_module(MODULES[kernels]).run
+        self._run: Run = load_interpreter(MODULES[kernels])
         configuration = tile_configuration()
         self._tiles = aligned_bytes(configuration.size)
         self._tiles[:] = configuration

@@ -18,7 +18,7 @@ from bnhw.errors import BadInput
 from bnhw.fused import FusedProgram
 from bnhw.images import fit_pixels
 from bnhw.kernels.packing import pack_bits
-from bnhw.kernels.select import FUSED_CHOICES, REFERENCE_CHOICES, KernelSet, fused_choice, kernel_set
+from bnhw.kernels.select import FUSED_CHOICES, REFERENCE_CHOICES, KernelSet, check_kernels, fused_choice, kernel_set
 from bnhw.kernels.types import BinaryWeights, IntegerWeights, PreparedConvolution
 from bnhw.plan import unplanned_kinds
 from bnhw.program import (
@@ -82,13 +82,19 @@ class Machine:
     def __init__(self, program: Program, kernels: str = "auto") -> None:
         self.program = program
         try:
-            self.kernel_set: KernelSet = kernel_set(kernels)
+            check_kernels(kernels)
         except ValueError as error:
             raise BadInput(str(error)) from error
+        self.choice = kernels
         unplanned = unplanned_kinds(program)
         if unplanned and kernels in FUSED_CHOICES:
             raise BadInput(f"kernels: {kernels!r} cannot run the instructions {', '.join(unplanned)}; choose auto")
         self.fused_kernels = None if unplanned else fused_choice(kernels)
+
+    @cached_property
+    def kernel_set(self) -> KernelSet:
+        """The operations that `steps` runs with."""
+        return kernel_set(self.choice)
 
     @cached_property
     def convolutions(self) -> Mapping[str, PreparedConvolution]:
@@ -108,7 +114,7 @@ class Machine:
     @property
     def name(self) -> str:
         """The choice of kernels."""
-        return self.kernel_set.choice
+        return self.choice
 
     def _prepare(self, instruction: Convolve) -> PreparedConvolution:
         weights = self.program.weights_of(instruction)
@@ -126,12 +132,12 @@ class Machine:
 
         Raises WidthExceeded in checked mode, see `bnhw.checked`.
         """
-        dtype = np.int64 if self.kernel_set.choice in REFERENCE_CHOICES else np.int32
+        dtype = np.int64 if self.choice in REFERENCE_CHOICES else np.int32
         values: dict[str, Array] = {self.program.input: np.ascontiguousarray(images, dtype)}
         for position, instruction in enumerate(self.program.instructions):
             inputs = [values[name] for name in instruction.inputs]
             value, saturations = self._execute(instruction, inputs)
-            if self.kernel_set.choice == "checked":
+            if self.choice == "checked":
                 check_widths(self.program, instruction, inputs, value)
             yield Step(instruction=instruction, value=value, saturations=saturations)
             values[instruction.output] = value

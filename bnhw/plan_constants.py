@@ -10,7 +10,7 @@ import numpy as np
 
 from bnhw.dtypes import Array, IntegerType
 from bnhw.kernels.fused.fields import LANES, REQUANTISE, REQUANTISE_WIDE, THRESHOLD
-from bnhw.kernels.portable import threshold_limits
+from bnhw.kernels.threshold_limits import threshold_limits
 from bnhw.program import AddSaturating, Program, Requantise, Tensor, Threshold
 
 INT32 = np.iinfo(np.int32)
@@ -82,7 +82,7 @@ def narrow_requantise(
 
 
 def threshold_constants(program: Program, instruction: Threshold) -> Constants:
-    """Base, flip and limits of each chunk, see `bnhw.kernels.portable.threshold_limits`."""
+    """Base, flip and limits of each chunk, see `bnhw.kernels.threshold_limits`."""
     channels = program.tensor[instruction.inputs[0]].shape[2]
     result = program.tensor[instruction.output]
     stored = program.constants[instruction.thresholds].astype(np.int64)

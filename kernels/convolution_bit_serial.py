@@ -24,7 +24,14 @@ from bnhw.kernels.jit import entry, inline, tensor_in, tensor_out
 from bnhw.kernels.packed_image import fill_padding, pack_image, sum_window
 from bnhw.kernels.packed_weights import order_by_blocks
 from bnhw.kernels.tiles import PIXELS, copy_lanes
-from bnhw.kernels.types import BinaryWeights, Coding, Geometry, IntArray, check_convolution
+from bnhw.kernels.types import (
+    MAX_BIT_SERIAL_BITS,
+    BinaryWeights,
+    Coding,
+    Geometry,
+    IntArray,
+    check_convolution,
+)
 from bnhw.kernels.vectors import (
     WORD_LANES,
     add_popcount_and,
@@ -38,8 +45,6 @@ from bnhw.kernels.vectors import (
 
 Array32 = npt.NDArray[np.int32]
 Words = npt.NDArray[np.uint64]
-
-MAX_BITS = 8
 
 
 @inline
@@ -198,8 +203,10 @@ class BitSerialConvolution:
     def prepare(cls, weights: BinaryWeights, geometry: Geometry, coding: Coding) -> Self:
         """Rearrange the weights. Raises ValueError for bipolar codes or codes of more than 8 bits."""
         check_convolution(weights, geometry, coding)
-        if coding.bipolar or coding.bits > MAX_BITS:
-            raise ValueError(f"bit_serial: found {coding!r}, expected codes of 1..{MAX_BITS} bits, not bipolar")
+        if coding.bipolar or coding.bits > MAX_BIT_SERIAL_BITS:
+            raise ValueError(
+                f"bit_serial: found {coding!r}, expected codes of 1..{MAX_BIT_SERIAL_BITS} bits, not bipolar"
+            )
         weight_sums = weights.signs().sum(axis=(1, 2, 3), dtype=np.int64)
         return cls(
             weights=weights,

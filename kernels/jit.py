@@ -5,21 +5,19 @@ slice per thread. Nothing is compiled at import: an entry is compiled, or loaded
 it is first called, for exactly one signature.
 """
 
+import re
 from collections.abc import Callable
 from functools import partial, wraps
-from hashlib import blake2b
-from pathlib import Path
 from threading import Event, Lock
 from typing import Any, TypeVar, cast
 
 import numba
+from llvmlite import binding
 from numba import types as nb
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic as numba_intrinsic
 
-SOURCES_DIGEST = blake2b(
-    b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py"))), digest_size=6
-).hexdigest()
-"""Names the disk cache, so that code compiled from older sources of this folder or those in it is never loaded."""
+from bnhw.kernels.sources import SOURCES_DIGEST
 
 _COMPILING = Lock()
 
@@ -46,6 +44,14 @@ def entry(*arguments: nb.Type) -> Callable[[Function], Function]:
     return partial(_compile_lazily, arguments)
 
 
+def machine_code(symbol: str, *arguments: nb.Type) -> Callable[[Function], Callable[[], bytes]]:
+    """Compile `function` for exactly these argument types when the result is called, to an object file of one symbol.
+
+    Arrays in it must have no owner: nothing of Numba's run time is linked in.
+    """
+    return partial(_emit_object, symbol, arguments)
+
+
 def intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
     """Make `function(typing_context, *types) -> (signature, code generator)` callable in compiled code."""
     return cast(Callable[..., Any], numba_intrinsic(function))
@@ -68,3 +74,25 @@ def _compile_lazily(arguments: tuple[nb.Type, ...], function: Function) -> Funct
         return dispatcher(*values)
 
     return cast(Function, run)
+
+
+OWNER_DESTRUCTOR = re.compile(r"^declare void @NRT_MemInfo_call_dtor\((ptr|i8\*).*$", re.MULTILINE)
+NOTHING = r"define internal void @NRT_MemInfo_call_dtor(\1 %0) { ret void }"
+
+
+def _emit_object(symbol: str, arguments: tuple[nb.Type, ...], function: Callable[..., Any]) -> Callable[[], bytes]:
+    @wraps(function)
+    def emit() -> bytes:
+        wrappers: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+        dispatcher = numba.njit(nogil=True, **wrappers)(function)
+        with _COMPILING:
+            dispatcher.compile(arguments)
+        (result,) = dispatcher.overloads.values()
+        text = OWNER_DESTRUCTOR.sub(NOTHING, result.library.get_llvm_str())
+        module = binding.parse_assembly(text.replace(result.fndesc.llvm_func_name, symbol))
+        triple, cpu, features = cpu_target.target_context.codegen().magic_tuple()
+        target = binding.Target.from_triple(triple)
+        code: bytes = target.create_target_machine(cpu=cpu, features=features, opt=3, jit=True).emit_object(module)
+        return code
+
+    return emit

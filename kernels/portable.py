@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from bnhw.kernels import pointwise
 from bnhw.kernels.checks import (
-    INT32,
     check_factors,
     check_int32,
     check_lookup_range,
@@ -24,6 +23,7 @@ from bnhw.kernels.checks import (
     check_tensor,
     check_threshold,
 )
+from bnhw.kernels.threshold_limits import threshold_limits
 from bnhw.kernels.types import Geometry, IntArray
 
 
@@ -135,25 +135,6 @@ def global_sum(codes: IntArray, zero_point: int) -> npt.NDArray[np.int32]:
     check_tensor("global_sum", codes)
     height, width = codes.shape[1:3]
     return sum_pool(codes, Geometry(kernel=(height, width), stride=(1, 1), pads=(0, 0, 0, 0)), zero_point)
-
-
-def threshold_limits(
-    table: npt.NDArray[np.int64], falls: npt.NDArray[np.bool_], low: int
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """Base (D, C), limits (D, C, 2^k - 1) and flip (C,) of `pointwise.threshold_pixels`, all exact in 32 bits.
-
-    acc <= t is ~acc >= ~t, and acc >= t is acc > t - 1. A threshold that every 32-bit number reaches is part of
-    the base; in its place, like that of one which none reaches, stands the limit that nothing exceeds.
-    """
-    bounded = np.clip(table, INT32.min - 1, INT32.max + 1)
-    rising = np.where(falls[:, None], ~bounded[..., ::-1], bounded)
-    always = rising <= INT32.min
-    base = low + always.sum(axis=2)
-    missing = (1 << int(table.shape[2]).bit_length()) - 1 - table.shape[2]
-    limits = np.sort(np.where(always, INT32.max, rising - 1), axis=2)
-    padded = np.pad(limits, ((0, 0), (0, 0), (0, missing)), constant_values=INT32.max)
-    flip = np.where(falls, -1, 0)
-    return base.astype(np.int32), np.ascontiguousarray(padded, np.int32), flip.astype(np.int32)
 
 
 def _pixels(tensor: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:

@@ -8,19 +8,17 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from importlib import import_module
 from typing import Any, Literal, Self, TypeAlias
 
 import numpy.typing as npt
 from llvmlite import binding
 
-from bnhw.kernels import portable, reference
-from bnhw.kernels.convolution_bit_serial import MAX_BITS, BitSerialConvolution
-from bnhw.kernels.convolution_multiplexer import MultiplexerConvolution
-from bnhw.kernels.convolution_multiply import MultiplyConvolution
-from bnhw.kernels.convolution_xnor import XnorConvolution
+from bnhw.kernels import reference
 from bnhw.kernels.packing import WORD_BITS, count_words
 from bnhw.kernels.permission import request_permission
 from bnhw.kernels.types import (
+    MAX_BIT_SERIAL_BITS,
     BinaryWeights,
     Coding,
     Geometry,
@@ -90,7 +88,7 @@ def choose(
         return "reference"
     if weights_kind == "integer":
         return "multiply"
-    if choice == "multiplexer" or coding.bits > MAX_BITS:
+    if choice == "multiplexer" or coding.bits > MAX_BIT_SERIAL_BITS:
         return "multiplexer"
     lanes_per_channel = coding.bits * count_words(channels_per_group) * WORD_BITS / channels_per_group
     limit = next(lanes for feature, lanes in PLANE_LANES_LIMITS if not feature or feature in features)
@@ -205,14 +203,31 @@ def prepare_convolution(weights: Weights, geometry: Geometry, coding: Coding, *,
     return PREPARE[name](weights, geometry, coding)
 
 
+def _prepare_with(module: str, name: str) -> Callable[[Any, Geometry, Coding], PreparedConvolution]:
+    """The preparation of a class that is imported, and Numba with it, when the first convolution asks for it."""
+
+    def prepare(weights: Any, geometry: Geometry, coding: Coding) -> PreparedConvolution:
+        prepared: PreparedConvolution = getattr(import_module(module), name).prepare(weights, geometry, coding)
+        return prepared
+
+    return prepare
+
+
 PREPARE: dict[str, Callable[[Any, Geometry, Coding], PreparedConvolution]] = {
     "reference": ReferenceConvolution.prepare,
-    "xnor": XnorConvolution.prepare,
-    "bit_serial": BitSerialConvolution.prepare,
-    "multiplexer": MultiplexerConvolution.prepare,
-    "multiply": MultiplyConvolution.prepare,
+    "xnor": _prepare_with("bnhw.kernels.convolution_xnor", "XnorConvolution"),
+    "bit_serial": _prepare_with("bnhw.kernels.convolution_bit_serial", "BitSerialConvolution"),
+    "multiplexer": _prepare_with("bnhw.kernels.convolution_multiplexer", "MultiplexerConvolution"),
+    "multiply": _prepare_with("bnhw.kernels.convolution_multiply", "MultiplyConvolution"),
 }
 """Kernel name -> its preparation; multiply takes IntegerWeights, the others but reference BinaryWeights."""
+
+
+def check_kernels(choice: str) -> None:
+    """Raise ValueError unless `choice` is one of `KERNEL_CHOICES` that this machine can run."""
+    check_choice(choice)
+    if choice in FUSED_CHOICES:
+        check_runnable(choice)
 
 
 def kernel_set(choice: str) -> KernelSet:
@@ -220,10 +235,8 @@ def kernel_set(choice: str) -> KernelSet:
 
     The sets of `REFERENCE_CHOICES` take and give int64, the others int32 (see `bnhw.kernels.portable`).
     """
-    check_choice(choice)
-    if choice in FUSED_CHOICES:
-        check_runnable(choice)
-    operations = reference if choice in REFERENCE_CHOICES else portable
+    check_kernels(choice)
+    operations: Any = reference if choice in REFERENCE_CHOICES else import_module("bnhw.kernels.portable")
     return KernelSet(
         choice=choice,
         prepare_convolution=partial(prepare_convolution, choice=choice),

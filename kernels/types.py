@@ -15,6 +15,8 @@ IntArray: TypeAlias = npt.NDArray[np.integer[Any]]
 """A tensor of codes or sums, NHWC, C-contiguous: int32 between kernels, int64 between reference functions."""
 
 MAX_CODE_BITS = 32
+MAX_BIT_SERIAL_BITS = 8
+"""Widest codes that are multiplied bit plane by bit plane."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -118,7 +118,7 @@ def test_the_self_check_fails_on_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch)
 
     def wrong(self: Machine, instruction: Any, inputs: list[Array]) -> tuple[Array, int]:
         value, saturations = execute(self, instruction, inputs)
-        is_wrong = self.kernel_set.choice == "auto" and instruction.output == "t8"
+        is_wrong = self.choice == "auto" and instruction.output == "t8"
         return value + is_wrong, saturations
 
     monkeypatch.setattr(Machine, "_execute", wrong)

@@ -25,6 +25,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 STUDY = (ROOT / "docs" / "seed-tables.md").read_text()
+ENERGY = (ROOT / "docs" / "energy.md").read_text()
 SEMANTICS = (ROOT / "docs" / "integer-semantics.md").read_text()
 
 
@@ -141,7 +142,7 @@ def test_format_version_of_the_documentation_is_the_code_s() -> None:
     assert f"Format version: {FORMAT_VERSION}." in SEMANTICS
 
 
-@pytest.mark.parametrize("text", [README, ARCHITECTURE, SEMANTICS, (ROOT / "CONTRIBUTING.md").read_text()])
+@pytest.mark.parametrize("text", [README, ARCHITECTURE, SEMANTICS, ENERGY, (ROOT / "CONTRIBUTING.md").read_text()])
 def test_files_that_the_documentation_names_exist(text: str) -> None:
     named = set(re.findall(r"[`(]((?:bnhw|kernels|export|tests|docs|benchmarks)/[\w./-]+\.(?:py|md|toml))[`)]", text))
     missing = sorted(name for name in named if not (ROOT / name).exists())

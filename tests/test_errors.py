@@ -18,6 +18,7 @@ from bnhw.compiler import check, self_check
 from bnhw.demo.digits import load_digits
 from bnhw.dtypes import IntegerType
 from bnhw.errors import (
+    ArchMismatch,
     BadInput,
     BnhwError,
     ComparisonFailed,
@@ -30,6 +31,8 @@ from bnhw.errors import (
     WidthExceeded,
 )
 from bnhw.graph import Graph, Value
+from bnhw.hardware.arch_file import load_arch
+from bnhw.hardware.mapping import map_program
 from bnhw.machine import Machine
 from bnhw.verify import check_graph
 
@@ -106,6 +109,10 @@ def raise_training_diverged(_: Path) -> None:
     train(nn.Sequential(nn.Flatten(), nn.Linear(3, 4), nn.Linear(4, 2)), recipe, data, seed=0)
 
 
+def raise_arch_mismatch(_: Path) -> None:
+    map_program(one_of_each(), load_arch("engine-16x64"))
+
+
 WAYS: dict[type[BnhwError], tuple[Callable[[Path], None], str]] = {
     BadInput: (raise_bad_input, "gone.bnhw: no such file"),
     UnsupportedModel: (
@@ -116,6 +123,7 @@ WAYS: dict[type[BnhwError], tuple[Callable[[Path], None], str]] = {
     PassFailed: (raise_pass_failed, "4x4 positions; expected one number a class"),
     InvalidProgram: (raise_invalid_program, "damaged or cut short"),
     ComparisonFailed: (raise_comparison_failed, "self-check before writing failed"),
+    ArchMismatch: (raise_arch_mismatch, "(?s)'random' does not run on the engine 'engine-16x64':\n  1\\. .*; raise it"),
     WidthExceeded: (raise_width_exceeded, "the partial sum -?[0-9]+ left its declared int1, -1 to 0"),
     TrainingDiverged: (raise_training_diverged, "no longer a number in epoch .* try a tenth of the learning rate"),
     MissingDependency: (raise_missing_dependency, r"pip install 'bnhw\[demo\]'"),

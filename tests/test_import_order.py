@@ -50,6 +50,18 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("executors",),
     ("compiler", "float_model", "results"),
     ("hardware.trace",),
+    ("hardware.arch_rules",),
+    ("hardware.arch",),
+    ("hardware.arch_file", "hardware.fit", "hardware.steps"),
+    ("hardware.folding", "hardware.fusing"),
+    ("hardware.placement", "hardware.weight_words"),
+    ("hardware.mapping",),
+    ("hardware.emulate",),
+    ("hardware.technology",),
+    ("hardware.technology_file", "hardware.unit_energy"),
+    ("hardware.energy",),
+    ("hardware.validation_points",),
+    ("hardware.validation",),
     ("hardware",),
     ("rtl",),
     ("demo.digits",),
@@ -62,6 +74,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
 )
 """A module imports from layers above its own line, and from itself where it is a folder."""
+
+ENERGY = {"technology", "technology_file", "unit_energy", "energy", "validation_points", "validation"}
+"""The modules of bnhw.hardware that price. The others there, the trace apart, tell what happens and when."""
 
 EXCEPTIONS = {
     ("program", "program_file"): "Program.save writes the file that builds on Program",
@@ -162,6 +177,41 @@ def test_every_exception_is_used_inside_a_function() -> None:
         assert f"bnhw.{wanted}" in imported(trees[importer])
         top = [node for node in trees[importer].body if isinstance(node, ast.Import | ast.ImportFrom)]
         assert all(f"bnhw.{wanted}" not in imported(ast.Module(body=[node], type_ignores=[])) for node in top)
+
+
+def crossings(module: str, tree: ast.Module) -> list[str]:
+    """Imports between energy on one side, semantics and timing on the other; the trace is what both share."""
+    folder, _, name = module.partition(".")
+    other_side = {"bnhw.machine", "bnhw.kernels", "bnhw.rtl"}
+    wrong = []
+    for found in imported(tree):
+        inner = found.removeprefix("bnhw.hardware.").split(".")[0] if found.startswith("bnhw.hardware.") else "trace"
+        if folder == "hardware" and name in ENERGY:
+            outside = ".".join(found.split(".")[:2]) in other_side or inner not in {*ENERGY, "trace"}
+        else:
+            outside = folder in ("hardware", "rtl", "machine", "kernels") and inner in ENERGY
+        wrong += [found] if outside else []
+    return wrong
+
+
+@pytest.mark.parametrize(("module", "tree"), [pytest.param(*s, id=s[0] or "bnhw") for s in sources()])
+def test_semantics_and_timing_never_import_energy_nor_energy_them(module: str, tree: ast.Module) -> None:
+    assert not crossings(module, tree)
+
+
+@pytest.mark.parametrize(
+    ("module", "text", "crosses"),
+    [
+        ("hardware.energy", "from bnhw.hardware.schedule import anything", True),
+        ("hardware.energy", "import bnhw.machine", True),
+        ("hardware.energy", "from bnhw.hardware import trace", False),
+        ("hardware.schedule", "from bnhw.hardware.energy import price", True),
+        ("rtl", "from bnhw.hardware import technology", True),
+        ("reports.report", "from bnhw.hardware.energy import price", False),
+    ],
+)
+def test_a_crossing_is_seen(module: str, text: str, crosses: bool) -> None:
+    assert bool(crossings(module, ast.parse(text))) == crosses
 
 
 def test_only_the_export_imports_torch() -> None:

@@ -103,7 +103,7 @@ def verify(
             result = machine.run(chosen.pixels, threads=threads, progress=progress)
         reals = float_logits(float_model, program, chosen.pixels)
         summary |= fidelity_summary(measure_fidelity(result.logits, result.scale, reals, chosen.labels))
-        layers = _measure_layers(program, float_model, part, machine.kernel_set.choice)
+        layers = _measure_layers(program, float_model, part, machine.choice)
         summary |= layer_summary(layers, len(part))
     show_summary(f"{model}", summary, as_json)
     if layers and not as_json:

@@ -6,8 +6,6 @@ to use them (`bnhw.kernels.permission`).
 
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from llvmlite import ir
 from numba import intp
 from numba import types as nb
@@ -17,15 +15,6 @@ from bnhw.kernels.jit import intrinsic
 from bnhw.kernels.vectors import Generator
 
 BYTE_POINTER = I8.as_pointer()
-
-
-def tile_configuration() -> npt.NDArray[np.uint8]:
-    """The 64 bytes that `configure` loads: eight tiles of 16 rows of 64 bytes."""
-    configuration = np.zeros(64, np.uint8)
-    configuration[0] = 1
-    configuration[16:32:2] = 64
-    configuration[48:56] = 16
-    return configuration
 
 
 def _call(builder: Any, name: str, arguments: list[Any]) -> None:

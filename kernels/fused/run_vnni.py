@@ -29,9 +29,10 @@ from bnhw.kernels.fused.fields import (
     TILE_FIELDS,
 )
 from bnhw.kernels.fused.interpreter import Batch, Memory, Table, finish_sums, run_for_images
+from bnhw.kernels.fused.machine_code import ENTRY
 from bnhw.kernels.fused.panels import expand_panel, fill_slot, shift_sums
 from bnhw.kernels.fused.vnni import ROWS, multiply_rows
-from bnhw.kernels.jit import entry, inline, tensor_in
+from bnhw.kernels.jit import inline, machine_code, tensor_in
 
 
 @inline
@@ -113,7 +114,7 @@ def run_steps(
             run_for_images(table, at, first_image, end_image, memory, batch)
 
 
-@entry(tensor_in(int64, 1), *(int64,) * 12)
+@machine_code(ENTRY, tensor_in(int64, 1), *(int64,) * 12)
 def run(
     table: Table,
     constants: int,
