@@ -16,7 +16,7 @@ from bnhw.errors import BadInput, MissingDependency
 from bnhw.reports.area import COMPARISONS, area_markdown, area_tables
 from bnhw.rtl import synthesis
 from bnhw.rtl.area import Area, AreaReport, Target, area_from_json, report_from_json
-from bnhw.rtl.designs import GROUPS, Design, all_designs, dot_design
+from bnhw.rtl.designs import GROUPS, Design, all_designs, dot_design, engine_designs
 from bnhw.rtl.liberty import Cell, write_liberty
 from bnhw.rtl.synthesis import ABC_SCRIPTS, count_runs, measure_areas, synthesis_script, synthesize, yosys_version
 
@@ -256,3 +256,16 @@ def test_yosys_that_does_not_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(synthesis, "SECONDS", 0.001)
     with pytest.raises(BadInput, match="small mux: Yosys was not done after"):
         synthesize([SMALL_MUX], Target.GENERIC)
+
+
+def test_parts_of_an_engine_have_its_parameters() -> None:
+    parameters = {"PE": 4, "SIMD": 8, "DATAPATH": 0, "ACT_BITS": 4, "WEIGHT_BITS": 1, "SUM_BITS": 8, "ACC_BITS": 16}
+    parameters |= {"POST": 0, "OFFSET_BITS": 24, "SHIFT_BITS": 6, "MULTIPLIER_BITS": 8, "CSD_DIGITS": 0}
+    parameters |= {"RESULT_BITS": 18, "COMPARATORS": 3}
+    dot, arithmetic, threshold = engine_designs(parameters)
+    assert dot.parameters == {"DATAPATH": 0, "SIMD": 8, "ACT_BITS": 4, "WEIGHT_BITS": 1, "SUM_BITS": 8}
+    assert (arithmetic.parameters["EXPONENTS"], arithmetic.parameters["CSD_DIGITS"]) == (8, 1)
+    assert threshold.parameters == {"ACC_BITS": 17, "COMPARATORS": 3, "COUNT_BITS": 2}
+    assert not any(design.constants or design.multiplies for design in (dot, arithmetic, threshold))
+    multiplying = engine_designs({**parameters, "COMPARATORS": 0, "DATAPATH": 3, "POST": 2})
+    assert [design.name for design in multiplying if design.multiplies] == ["dot", "post_arithmetic"]

@@ -169,7 +169,8 @@ def engine_designs(parameters: Mapping[str, int]) -> tuple[Design, ...]:
             title="requantise with constants",
             module="post_arithmetic",
             parameters={
-                **_chosen(parameters, "POST", "ACC_BITS", "OFFSET_BITS", "SHIFT_BITS", "MULTIPLIER_BITS", "RESULT_BITS"),
+                **_chosen(parameters, "POST", "ACC_BITS", "OFFSET_BITS", "SHIFT_BITS"),
+                **_chosen(parameters, "MULTIPLIER_BITS", "RESULT_BITS"),
                 "CSD_DIGITS": max(1, parameters["CSD_DIGITS"]),
                 "EXPONENTS": parameters["MULTIPLIER_BITS"],
             },
