@@ -22,7 +22,7 @@ from bnhw.rtl.verify import RtlComparison, compare_rtl
 needs_verilator = pytest.mark.skipif(
     shutil.which("verilator") is None or shutil.which("g++") is None, reason="verilator or g++ is not installed"
 )
-needs_icarus = pytest.mark.skipif(shutil.which("iverilog") is None, reason="iverilog is not installed")
+
 
 MEMORIES: Mapping[MemoryKind, Memory] = {
     **{kind: Memory(words=1 << 13) for kind in MemoryKind if kind is not MemoryKind.DRAM},
