@@ -89,7 +89,7 @@ ENGINES: Mapping[str, Arch] = {
 
 
 def keep_builds(factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Builds go to a folder of this run of the tests, which its workers share."""
+    """Builds go to a folder that the workers of a run share."""
     monkeypatch.setenv(CACHE_VARIABLE, str(factory.getbasetemp().parent / "builds"))
 
 

@@ -138,11 +138,12 @@ def executor_names(text: str) -> tuple[str, ...]:
     """Names of executors between commas, each once."""
     from bnhw.executors import EXECUTORS
 
+    available = (*EXECUTORS, "rtl")
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
-    unknown = [name for name in names if name not in EXECUTORS]
+    unknown = [name for name in names if name not in available]
     if unknown:
         raise BadInput(
-            f"--against {', '.join(map(repr, unknown))} is not available; choose {' or '.join(EXECUTORS)}, or several "
+            f"--against {', '.join(map(repr, unknown))} is not available; choose {', '.join(available)}, or several "
             "between commas"
         )
     return names

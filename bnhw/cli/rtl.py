@@ -1,0 +1,83 @@
+"""The command `rtl`, and the comparison of `verify --against rtl`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from bnhw.cli.console import progress_bar, say
+from bnhw.cli.parameters import Kernels, Limit, Model, Skip, kernel_choice, load_images, option
+from bnhw.errors import BadInput, ComparisonFailed
+
+if TYPE_CHECKING:
+    from bnhw.dtypes import Array
+    from bnhw.hardware.arch import Arch
+    from bnhw.machine import Machine
+    from bnhw.program import Program
+
+ARCH_HELP = "The engine: the name of one that comes with bnhw, or a TOML file."
+
+ArchName = Annotated[str | None, option("ARCH", ARCH_HELP, "--arch")]
+
+
+def rtl(
+    model: Model,
+    output: Annotated[Path, option("DIR", "The folder to write; it must not exist.", "--output", "-o")],
+    arch: Annotated[str, option("ARCH", ARCH_HELP, "--arch")],
+    images: Annotated[
+        Path | None, option("PATH", "Images for the vectors; without them, one of random pixels.", "--images")
+    ] = None,
+    skip: Skip = 0,
+    limit: Limit = 1,
+    kernels: Kernels = None,
+) -> None:
+    """Write the Verilog engine with a program's memory images, and a testbench with vectors of every layer."""
+    import bnhw
+    from bnhw.hardware.schedule import schedule
+    from bnhw.rtl.vectors import write_project
+
+    engine = load_engine(arch)
+    program = bnhw.load(model)
+    pixels = _random_image(program) if images is None else load_images(program, images, None, skip, limit).pixels
+    trace = schedule(program, engine)
+    step_cycles = [step.cycles.total for step in trace.steps]
+    write_project(output, program, engine, pixels, step_cycles, kernel_choice(kernels))
+    say(
+        f"wrote {output}: {len(step_cycles)} steps, {sum(step_cycles):,} cycles an image, {len(pixels)} image(s); "
+        f"`make -C {output} verilator` or `make -C {output} icarus` compares"
+    )
+
+
+def load_engine(arch: str | None) -> "Arch":
+    """The engine that is asked for. Raises BadInput where none is, or it cannot be built."""
+    from bnhw.hardware.arch_file import load_arch, shipped_archs
+
+    if arch is None:
+        raise BadInput(f"name an engine with --arch: a TOML file, or one of {', '.join(shipped_archs())}")
+    return load_arch(arch)
+
+
+def compare_with_rtl(machine: "Machine", arch: str | None, pixels: "Array", title: str) -> dict[str, Any]:
+    """Every integer, every step's cycles; raises ComparisonFailed at the first difference. What a summary shows."""
+    from bnhw.hardware.schedule import schedule
+    from bnhw.rtl.machine import RtlMachine
+    from bnhw.rtl.verify import compare_rtl
+
+    engine = load_engine(arch)
+    step_cycles = [step.cycles.total for step in schedule(machine.program, engine).steps]
+    verilog = RtlMachine(machine.program, engine, most_cycles=2 * sum(step_cycles) + 1000)
+    with progress_bar("comparing with rtl", len(pixels)) as progress:
+        compared = compare_rtl(verilog, machine, step_cycles, pixels, progress)
+    if compared.difference:
+        raise ComparisonFailed(f"{title}: {compared.difference}")
+    return {
+        "tensors_compared": compared.tensors,
+        "integers_compared": compared.integers,
+        "steps_compared": compared.steps,
+        "cycles": compared.cycles,
+    }
+
+
+def _random_image(program: "Program") -> "Array":
+    import numpy as np
+
+    shape = (1, *program.tensor[program.input].shape)
+    return np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
