@@ -121,9 +121,9 @@ def _compile(inputs: Sequence[str], headers: Sequence[Path], kind: str, output: 
 
 
 def _run(command: list[str]) -> str:
-    """Run a tool. Raises BadInput with the end of what it said where it fails."""
+    """Run a tool. Raises BadInput with the beginning of what it said where it fails."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
-        said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-20:])
+        said = "\n".join((done.stdout + done.stderr).strip().splitlines()[:20])
         raise BadInput(f"{Path(command[0]).name} failed:\n{said}")
     return done.stdout
