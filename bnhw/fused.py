@@ -10,13 +10,13 @@ import numpy as np
 from bnhw.dtypes import Array
 from bnhw.kernels.fused.machine_code import Run, load_interpreter
 from bnhw.kernels.permission import tile_configuration
-from bnhw.kernels.select import check_runnable
+from bnhw.kernels.select import FUSED_CHOICES, check_runnable
 from bnhw.plan import Plan, make_plan
 from bnhw.plan_memory import aligned_bytes
 from bnhw.plan_storage import Form
 from bnhw.program import Program
 
-MODULES: Mapping[str, str] = {"amx": "bnhw.kernels.fused.run_amx", "vnni": "bnhw.kernels.fused.run_vnni"}
+MODULES: Mapping[str, str] = {choice: f"bnhw.kernels.fused.run_{choice}" for choice in FUSED_CHOICES}
 """The interpreter of each choice of kernels; imported only where the machine has its instructions."""
 
 
