@@ -66,17 +66,18 @@ def action_fj(prices: Prices, action: Action) -> float:
             return 0.0
 
 
-def read_fj(prices: Prices, kind: MemoryKind, shape: MemoryShape) -> float:
-    """A bit read. On chip A (bytes of a bank / 8 Ki)^0.5 (port bits / 64)^-0.35, at least a flip-flop's energy."""
-    if kind is MemoryKind.DRAM:
-        return prices.dram_pj_per_bit * FJ_PER_PJ
+def dram_fj(prices: Prices) -> float:
+    """A bit read from or written to DRAM, whatever its size."""
+    return prices.dram_pj_per_bit * FJ_PER_PJ
+
+
+def read_fj(prices: Prices, shape: MemoryShape) -> float:
+    """A bit read on chip: A (bytes of a bank / 8 Ki)^0.5 (port bits / 64)^-0.35, at least a flip-flop's energy."""
     return max(_sram_fj(prices, shape), prices.flip_flop_fj_per_bit)
 
 
-def write_fj(prices: Prices, kind: MemoryKind, shape: MemoryShape) -> float:
-    """A bit written: like a bit read, in SRAM times the write factor."""
-    if kind is MemoryKind.DRAM:
-        return read_fj(prices, kind, shape)
+def write_fj(prices: Prices, shape: MemoryShape) -> float:
+    """A bit written on chip: like a bit read, in SRAM times the write factor."""
     return max(_sram_fj(prices, shape) * prices.sram_write_factor, prices.flip_flop_fj_per_bit)
 
 

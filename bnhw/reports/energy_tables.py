@@ -101,12 +101,8 @@ def validation_table(results: Sequence[ValidationResult]) -> RenderableType:
 
 def energy_table(energy: Energy) -> RenderableType:
     """Energy by component and group, in pJ an image, with the warnings."""
-    table = Table(
-        title=f"Energy per image, {energy.technology} at {energy.voltage_v:g} V, {energy.sram_cell.value} memories, pJ",
-        title_justify="left",
-        header_style="bold",
-        box=None,
-    )
+    title = f"Energy per image, {energy.technology} at {energy.voltage_v:g} V, {energy.sram_cell.value} memories, pJ"
+    table = Table(header_style="bold", box=None)
     table.add_column("component")
     for column in ("low", "nominal", "high"):
         table.add_column(column, justify="right")
@@ -115,7 +111,7 @@ def energy_table(energy: Energy) -> RenderableType:
     for group, energy_range in energy.groups.items():
         table.add_row(f"group {group.value}", *_cells(energy_range))
     table.add_row("total", *_cells(energy.total))
-    return Group(table, *(Text(f"warning: {warning}") for warning in energy.warnings))
+    return Group(Text(title, style="italic"), table, *(Text(f"warning: {warning}") for warning in energy.warnings))
 
 
 def _cells(energy: EnergyRange) -> tuple[str, ...]:
