@@ -10,7 +10,7 @@ import numpy as np
 from bnhw.dtypes import Array
 from bnhw.kernels.fused.machine_code import Run, load_interpreter
 from bnhw.kernels.permission import tile_configuration
-from bnhw.kernels.select import FUSED_CHOICES, check_runnable
+from bnhw.kernels.select import FUSED_CHOICES, check_runnable, counted_planes
 from bnhw.plan import Plan, make_plan
 from bnhw.plan_memory import aligned_bytes
 from bnhw.plan_storage import Form
@@ -31,7 +31,7 @@ class FusedProgram:
         check_runnable(kernels)
         self.program = program
         self.kernels = kernels
-        self.plan: Plan = make_plan(program, store_all=store_all)
+        self.plan: Plan = make_plan(program, store_all=store_all, most_planes=counted_planes(kernels))
         self._run: Run = load_interpreter(MODULES[kernels])
         configuration = tile_configuration()
         self._tiles = aligned_bytes(configuration.size)

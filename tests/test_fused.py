@@ -15,7 +15,7 @@ from bnhw.fused import MODULES, FusedProgram
 from bnhw.kernels import select
 from bnhw.kernels.select import missing_for
 from bnhw.machine import Machine
-from bnhw.plan import unplanned_kinds
+from bnhw.plan_order import unplanned_kinds
 from bnhw.program import AddSaturating, Instruction, Program
 
 CHOICES = [choice for choice in MODULES if not missing_for(choice)]

@@ -12,6 +12,7 @@ from bnhw.kernels.fused.fields import (
     C_CHUNKS,
     C_GROUP,
     C_PITCH,
+    C_PLANES,
     C_SOURCE,
     C_STAGE_COUNT,
     C_STAGES,
@@ -28,13 +29,20 @@ from bnhw.kernels.fused.fields import (
     H_OWN,
     H_SIZE,
     H_STEPS,
+    LANES,
+    PACK,
     PANEL_BYTES,
     SLOT_BYTES,
+    STEP_WORDS_BYTES,
     TILE_BYTES,
     TILE_FIELDS,
+    WEIGHT_BITS,
+    WEIGHT_BYTES,
+    WEIGHT_WORDS_BIPOLAR,
 )
 from bnhw.kernels.fused.interpreter import Batch, Memory, Table, finish_sums, run_for_images
 from bnhw.kernels.fused.panels import expand_panel, fill_slot, shift_sums
+from bnhw.kernels.fused.words import count_steps, pack_words
 from bnhw.kernels.jit import inline
 
 
@@ -86,8 +94,10 @@ def convolve_group(
     constants, arena, _, _, sums, panel = memory
     taps = table[at + C_TAPS] + chunk // 2 * table[at + C_TAPS_STRIDE]
     steps, chunks, pitch = table[at + C_STEPS], table[at + C_CHUNKS], table[at + C_PITCH]
-    is_binary = table[at + C_BINARY] == 1
-    weights = constants + table[at + C_WEIGHTS] + chunk // 2 * steps * (256 if is_binary else PANEL_BYTES)
+    kind = table[at + C_BINARY]
+    step_bytes = PANEL_BYTES if kind == WEIGHT_BYTES else STEP_WORDS_BYTES
+    weights = constants + table[at + C_WEIGHTS] + chunk // 2 * steps * step_bytes
+    planes, outputs = table[at + C_PLANES], min(LANES * (chunks - chunk), 2 * LANES)
     source = arena + table[at + C_SOURCE]
     starts = constants + table[at + C_STARTS] + chunk * 64
     end = min(group + table[at + C_GROUP], table[at + C_TILE_COUNT])
@@ -96,9 +106,9 @@ def convolve_group(
         bounds = table[at + C_STAGES] + 3 * stage
         first, last = table[bounds], table[bounds + 1]
         plane += table[bounds + 2]
-        if is_binary and is_first and group == 0:
+        if kind == WEIGHT_BITS and is_first and group == 0:
             for step in range(first, last):
-                expand_panel(weights + step * 256, panel + step * PANEL_BYTES, table[taps + 3 * step + 2])
+                expand_panel(weights + step * STEP_WORDS_BYTES, panel + step * PANEL_BYTES, table[taps + 3 * step + 2])
         for number in range(group, end, 2):
             tile = table[at + C_TILES] + number * TILE_FIELDS
             slot = sums + (number - group) // 2 * SLOT_BYTES
@@ -106,10 +116,13 @@ def convolve_group(
                 fill_slot(slot, starts)
             elif table[bounds + 2]:
                 shift_sums(slot, starts + plane * ((chunks + 1) // 2) * 128)
-            if is_binary:
+            if kind == WEIGHT_BITS:
                 multiply_steps(table, taps, source, pitch, tile, first, last, panel, slot, rows, multiply_signs)
-            else:
+            elif kind == WEIGHT_BYTES:
                 multiply_steps(table, taps, source, pitch, tile, first, last, weights, slot, rows, multiply_bytes)
+            else:
+                is_bipolar = kind == WEIGHT_WORDS_BIPOLAR
+                count_steps(table, taps, source, pitch, tile, first, last, weights, slot, planes, is_bipolar, outputs)
             if stage == table[at + C_STAGE_COUNT] - 1:
                 finish_sums(table, at, memory, chunk, tile, slot)
 
@@ -153,6 +166,9 @@ def run_steps(
         at = table[H_FIELDS + number]
         if table[at] == CONVOLVE:
             convolve(table, at, first_image, end_image, memory, rows, multiply_signs, multiply_bytes)
+        elif table[at] == PACK:
+            for image in range(first_image, end_image):
+                pack_words(table[image * table[H_SIZE] : (image + 1) * table[H_SIZE]], at, memory[1])
         else:
             run_for_images(table, at, first_image, end_image, memory, batch)
 
