@@ -29,10 +29,14 @@ def small(job: op_counts.Job) -> op_counts.Job:
 
 @pytest.fixture(scope="module")
 def wanted() -> list[Any]:
-    jobs = [small(j) for j in op_counts.list_jobs() if j.paper == 1 and j.network == "wrn-20-4"]
-    chosen = [j for j in jobs if j.normalisation.startswith(("Baseline 1", "sReLU only"))]
-    assert len(chosen) == 5
-    return [(job, op_counts.compile_options(mode, 8)) for mode in ("multiply:16", "auto") for job in chosen]
+    jobs = {j.name: small(j) for j in op_counts.list_jobs() if j.network == "wrn-20-4"}
+    names = (
+        ("Baseline 1, 1bit", "multiply:16"),
+        ("Baseline 1, float", "multiply:16"),
+        ("Baseline 1, 1bit", "auto"),
+        ("sReLU only, powers of two, 1bit", "auto"),
+    )
+    return [(jobs[f"paper 1, wrn-20-4, {name}"], op_counts.compile_options(mode, 8)) for name, mode in names]
 
 
 @pytest.fixture(scope="module")
