@@ -47,12 +47,19 @@ def one(action: Action) -> float:
         ({"datapath": "xnor", "act_bits": 1}, 2 * 3.3 + 1.0 + 2 * 10.4),
         ({"datapath": "and", "act_bits": 8, "pe": 16}, 9 * 3.3 * (1 + 1 / 16) + 8 * 0.57 + 2 * 10.4),
         ({"datapath": "and", "act_bits": 4, "pe": 1}, 2 * 5 * 3.3 + 4 * 0.57 + 2 * 10.4),
-        ({"datapath": "mul", "act_bits": 8, "weight_bits": 8, "acc_bits": 32}, 200 + 32 * 3.3 + 9 * 10.4),
-        ({"datapath": "mul", "act_bits": 8, "weight_bits": 4, "acc_bits": 20}, 100 + 20 * 3.3 + 5 * 10.4),
+        ({"datapath": "mul", "act_bits": 8, "weight_bits": 8, "acc_bits": 32}, 200 + 16 * 3.3 + 9 * 10.4),
+        ({"datapath": "mul", "act_bits": 8, "weight_bits": 4, "acc_bits": 20}, 100 + 12 * 3.3 + 5 * 10.4),
     ],
 )
 def test_a_mac_takes_what_the_formula_of_its_datapath_says(changes: Mapping[str, object], expected_fj: float) -> None:
     assert array_fj(trace(step(macs_executed=1000), **changes), 1000) == pytest.approx(expected_fj, rel=1e-12)
+
+
+def test_a_multiplier_array_of_1_bit_weights_adds_and_clocks_what_a_multiplexer_array_does() -> None:
+    """The two formulas differ in select against multiply alone, so that comparing them is fair."""
+    step_of_macs = step(macs_executed=1000)
+    mux, mul = (array_fj(trace(step_of_macs, datapath=datapath), 1000) for datapath in ("mux", "mul"))
+    assert mul - mux == pytest.approx(8 * 3.125 - 8 * 1.0)
 
 
 @pytest.mark.parametrize(

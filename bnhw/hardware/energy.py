@@ -145,9 +145,9 @@ class Energy:
 def price(trace: Trace, technology: Technology) -> Energy:
     """The energy of the image that a trace tells of.
 
-    The array is charged for every MAC that it executes (`macs_executed`): lanes behind the last channel, padded taps
-    and planes included, because nothing gates them off. Raises BadInput for a datapath without a price and for
-    traffic at an on-chip memory that the trace does not describe.
+    The array is charged in full for every MAC that it executes (`macs_executed`), lanes behind the last channel, padded
+    taps and planes included: they are clocked, even where they carry zeros and switch less.
+    Raises BadInput for a datapath without a price, and for traffic at an on-chip memory without a shape.
     """
     _check_memories(trace)
     rates = _rates(trace, technology)

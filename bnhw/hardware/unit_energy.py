@@ -23,7 +23,7 @@ def mac_fj(prices: Prices, trace: Trace) -> float:
 
     mux, xnor: E_FA (w + 1) + E_XOR w + n E_FF, with w bits of activation; the adder tree has w + 1 bits on average.
     and: the same with AND gates, and the sum of the inputs that all PEs share: E_FA (w + 1) (1 + 1 / pe).
-    mul: the product of w and k bits, an addition of the accumulator's width, and k - 1 more clocked bits for weights.
+    mul: the product of w and k bits, w + k bits wide in the same kind of tree, and k - 1 more clocked bits of weight.
     Raises BadInput for another datapath.
     """
     width = trace.act_bits
@@ -37,7 +37,7 @@ def mac_fj(prices: Prices, trace: Trace) -> float:
         case "mul":
             product = prices.multiplier_fj_per_bit_product * width * trace.weight_bits
             weights = prices.flip_flop_fj_per_bit * (trace.weight_bits - 1)
-            return product + prices.full_adder_fj_per_bit * trace.acc_bits + clocked + weights
+            return product + prices.full_adder_fj_per_bit * (width + trace.weight_bits) + clocked + weights
     raise BadInput(f"datapath: found {trace.datapath!r}, expected mux, and, xnor or mul, which have a price")
 
 
