@@ -43,6 +43,8 @@ class Group(Enum):
 
 
 Part = Component | MemoryKind
+PARTS: tuple[Part, ...] = (Component.ARRAY, Component.POST, *MemoryKind, Component.LEAKAGE)
+"""All of them, in the order of results."""
 Key = TypeVar("Key")
 
 
@@ -116,8 +118,9 @@ class Energy:
 
     @property
     def parts(self) -> Mapping[Part, EnergyRange]:
-        """By component, over all steps."""
-        return add_ranges(step.parts for step in self.steps)
+        """By component, over all steps; in the order of `PARTS`, without what nothing uses."""
+        found = add_ranges(step.parts for step in self.steps)
+        return {part: found[part] for part in PARTS if part in found}
 
     @property
     def groups(self) -> Mapping[Group, EnergyRange]:
@@ -145,9 +148,9 @@ class Energy:
 def price(trace: Trace, technology: Technology) -> Energy:
     """The energy of the image that a trace tells of.
 
-    The array is charged for every MAC that it executes (`macs_executed`): lanes behind the last channel, padded taps
-    and planes included, because nothing gates them off. Raises BadInput for a datapath without a price and for
-    traffic at an on-chip memory that the trace does not describe.
+    The array is charged in full for every MAC that it executes (`macs_executed`), lanes behind the last channel, padded
+    taps and planes included: they are clocked, even where they carry zeros and switch less.
+    Raises BadInput for a datapath without a price, and for traffic at an on-chip memory without a shape.
     """
     _check_memories(trace)
     rates = _rates(trace, technology)

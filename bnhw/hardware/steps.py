@@ -193,6 +193,17 @@ class Step:
         """Taps of the window."""
         return self.window.kernel[0] * self.window.kernel[1]
 
+    @property
+    def block_table(self) -> bool:
+        """Whether blocks read different words, each told by a word behind the descriptor."""
+        whole = BlockWords(first=0, words=self.source.place.pixel_words)
+        return self.convolve is not None and any(block != whole for block in self.convolve.blocks)
+
+    @property
+    def descriptor_words(self) -> int:
+        """Words of the descriptor memory that the step takes: its descriptor and the block table."""
+        return 1 + (self.blocks if self.block_table else 0)
+
     def lanes(self, block: int, pe: int) -> int:
         """Channels of an output block (0 is the step's first)."""
         return min(pe, self.channels - block * pe)

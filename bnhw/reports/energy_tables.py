@@ -93,9 +93,7 @@ def validation_table(results: Sequence[ValidationResult]) -> RenderableType:
         table.add_row(*row)
     sources = [f"{result.point.name}: {result.point.source}" for result in results]
     warnings = [f"{result.point.name}: {warning}" for result in results for warning in result.warnings]
-    claim = (
-        "A MAC is right within a factor of 2, a frame within 2.5; between two designs on one node ratios are better."
-    )
+    claim = "Claimed: a factor of 2 for a MAC, 2.5 for a frame. Ratios between two designs on one node are better."
     return Group(table, "", *map(Text, sources), "", *map(Text, warnings), "", Text(claim))
 
 
