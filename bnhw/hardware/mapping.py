@@ -62,7 +62,7 @@ def map_program(program: Program, arch: Arch) -> EngineProgram:
     steps = tuple(_step(program, arch, places, step, filling) for step in fused)
     if problems := filling.needs.problems:
         raise ArchMismatch(problems, model=program.name, arch=arch.name)
-    filling.take(MemoryKind.DESCRIPTORS, len(steps))
+    filling.take(MemoryKind.DESCRIPTORS, sum(step.descriptor_words for step in steps))
     return EngineProgram(
         program=program,
         arch=arch,

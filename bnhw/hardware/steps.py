@@ -184,6 +184,11 @@ class Step:
     columns: int
 
     @property
+    def position_classes(self) -> Array | None:
+        """The row of constants of each output pixel, or None where one serves all."""
+        return self.post.position_classes if isinstance(self.post, ArithmeticUnit | ThresholdUnit) else None
+
+    @property
     def pixels(self) -> int:
         """Output pixels."""
         return self.rows * self.columns
@@ -192,6 +197,17 @@ class Step:
     def taps(self) -> int:
         """Taps of the window."""
         return self.window.kernel[0] * self.window.kernel[1]
+
+    @property
+    def block_table(self) -> bool:
+        """Whether blocks read different words, each told by a word behind the descriptor."""
+        whole = BlockWords(first=0, words=self.source.place.pixel_words)
+        return self.convolve is not None and any(block != whole for block in self.convolve.blocks)
+
+    @property
+    def descriptor_words(self) -> int:
+        """Words of the descriptor memory that the step takes: its descriptor and the block table."""
+        return 1 + (self.blocks if self.block_table else 0)
 
     def lanes(self, block: int, pe: int) -> int:
         """Channels of an output block (0 is the step's first)."""
