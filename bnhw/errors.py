@@ -61,6 +61,12 @@ class ArchMismatch(BnhwError):
         super().__init__(f"{model!r} does not run on the engine {arch!r}:\n{listing}")
 
 
+class RtlFailed(BnhwError):
+    """The Verilog engine did not do what its ports promise: a bug of ours."""
+
+    exit_code: ClassVar[int] = 1
+
+
 class TrainingDiverged(BnhwError):
     """The loss of a training is no longer a number; the message names the place and what to try."""
 

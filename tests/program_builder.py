@@ -37,10 +37,15 @@ PROVENANCE = Provenance(producer="tests", source_name="built", source_sha256="0"
 
 @dataclass(kw_only=True)
 class Builder:
-    """A program under construction: the tests' own, independent of `bnhw.lower`."""
+    """A program under construction: the tests' own, independent of `bnhw.lower`.
+
+    one_bit: all weights have one bit. most_digits: so many signed digits has an M at the most, if not 0.
+    """
 
     random: np.random.Generator
     shape: tuple[int, int, int]
+    one_bit: bool = False
+    most_digits: int = 0
     instructions: list[Instruction] = field(default_factory=list)
     tensors: dict[str, Tensor] = field(default_factory=dict)
     constants: dict[str, Array] = field(default_factory=dict)
@@ -91,6 +96,7 @@ class Builder:
 
     def convolve(self, source: Tensor, window: Window, *, groups: int, out_channels: int, bits: int) -> Tensor:
         """Random weights of `bits` bits; `groups` divides both numbers of channels."""
+        bits = 1 if self.one_bit else bits
         shape = (out_channels, *window.kernel, source.shape[2] // groups)
         if bits == 1:
             weights = self.random.choice(np.array((-1, 1), np.int8), shape)
@@ -151,6 +157,9 @@ class Builder:
         of so many signed powers of two instead.
         """
         name, random = self.name(), self.random
+        if self.most_digits and multiplier_bits > 1:
+            digits = digits or self.most_digits
+        digits = min(digits, self.most_digits or digits)
         shape = (classes, source.shape[2] if per_channel else 1)
         reach = max(map(abs, self.spans[source.name])).bit_length() - coding.dtype.bits
         multiplier = np.ones(shape, np.int64)

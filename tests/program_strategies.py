@@ -51,10 +51,14 @@ def _side(draw: st.DrawFn, size: int) -> tuple[int, int, int]:
 
 
 @st.composite
-def programs(draw: st.DrawFn, *, max_steps: int = 5) -> Program:
-    """Programs of every kind of instruction: a lookup, some steps, and a sum or a whole-image convolution."""
+def programs(draw: st.DrawFn, *, max_steps: int = 5, one_bit: bool = False, most_digits: int = 0) -> Program:
+    """Programs of every kind of instruction: a lookup, some steps, and a sum or a whole-image convolution.
+
+    one_bit, most_digits: see `Builder`.
+    """
     shape = (draw(st.integers(1, 9)), draw(st.integers(1, 9)), draw(st.sampled_from((1, 2, 3, 5))))
-    builder = Builder(random=np.random.default_rng(draw(st.integers(0, 2**32 - 1))), shape=shape)
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    builder = Builder(random=random, shape=shape, one_bit=one_bit, most_digits=most_digits)
     current = builder.look_up(builder.tensors["image"], draw(codings(max_bits=12)), per_channel=draw(st.booleans()))
     for _ in range(draw(st.integers(0, max_steps))):
         current = _step(draw, builder, current)

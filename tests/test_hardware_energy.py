@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trace_strategies import actions, step, trace, traces
 
+from bnhw.cli.console import as_text
 from bnhw.count import Action, ActionKind
 from bnhw.errors import BadInput
 from bnhw.hardware.energy import Component, Energy, EnergyRange, Group, Part, add_ranges, group_of, price
@@ -19,6 +20,7 @@ from bnhw.hardware.technology import Level, SramCell, Technology
 from bnhw.hardware.technology_file import load_technology, shipped_technologies
 from bnhw.hardware.trace import Cycles, MemoryKind, MemoryShape, Trace
 from bnhw.hardware.unit_energy import action_fj, read_fj, write_fj
+from bnhw.reports.energy_tables import energy_table
 
 Key = TypeVar("Key")
 AT_45 = load_technology("45nm")
@@ -45,12 +47,19 @@ def one(action: Action) -> float:
         ({"datapath": "xnor", "act_bits": 1}, 2 * 3.3 + 1.0 + 2 * 10.4),
         ({"datapath": "and", "act_bits": 8, "pe": 16}, 9 * 3.3 * (1 + 1 / 16) + 8 * 0.57 + 2 * 10.4),
         ({"datapath": "and", "act_bits": 4, "pe": 1}, 2 * 5 * 3.3 + 4 * 0.57 + 2 * 10.4),
-        ({"datapath": "mul", "act_bits": 8, "weight_bits": 8, "acc_bits": 32}, 200 + 32 * 3.3 + 9 * 10.4),
-        ({"datapath": "mul", "act_bits": 8, "weight_bits": 4, "acc_bits": 20}, 100 + 20 * 3.3 + 5 * 10.4),
+        ({"datapath": "mul", "act_bits": 8, "weight_bits": 8, "acc_bits": 32}, 200 + 16 * 3.3 + 9 * 10.4),
+        ({"datapath": "mul", "act_bits": 8, "weight_bits": 4, "acc_bits": 20}, 100 + 12 * 3.3 + 5 * 10.4),
     ],
 )
 def test_a_mac_takes_what_the_formula_of_its_datapath_says(changes: Mapping[str, object], expected_fj: float) -> None:
     assert array_fj(trace(step(macs_executed=1000), **changes), 1000) == pytest.approx(expected_fj, rel=1e-12)
+
+
+def test_a_multiplier_array_of_1_bit_weights_adds_and_clocks_what_a_multiplexer_array_does() -> None:
+    """The two formulas differ in select against multiply alone, so that comparing them is fair."""
+    step_of_macs = step(macs_executed=1000)
+    mux, mul = (array_fj(trace(step_of_macs, datapath=datapath), 1000) for datapath in ("mux", "mul"))
+    assert mul - mux == pytest.approx(8 * 3.125 - 8 * 1.0)
 
 
 @pytest.mark.parametrize(
@@ -100,24 +109,24 @@ def test_a_bit_read_costs_by_capacity_of_a_bank_and_width_of_the_port(
     capacity_bytes: int, port_bits: int, banks: int, expected_fj: float
 ) -> None:
     shape = MemoryShape(capacity_bits=capacity_bytes * 8, port_bits=port_bits, banks=banks)
-    assert read_fj(NOMINAL, MemoryKind.WEIGHTS, shape) == pytest.approx(expected_fj)
+    assert read_fj(NOMINAL, shape) == pytest.approx(expected_fj)
 
 
 def test_published_sram_reads_lie_in_the_range() -> None:
     """Horowitz 2014: 8, 32, 1024 KiB take 10, 20, 100 pJ for 64 bits; CACTI 7 at 45 nm: 86, 146, 639 fJ a bit."""
     for kibibytes, horowitz_fj, cacti_fj in ((8, 156.25, 86.34), (32, 312.5, 145.55), (1024, 1562.5, 638.78)):
         shape = MemoryShape(capacity_bits=kibibytes * 8192, port_bits=64)
-        low, high = (read_fj(AT_45.scaled(end), MemoryKind.WEIGHTS, shape) for end in (Level.LOW, Level.HIGH))
+        low, high = (read_fj(AT_45.scaled(end), shape) for end in (Level.LOW, Level.HIGH))
         assert low / 1.15 <= cacti_fj <= high
         assert low <= horowitz_fj <= high * 1.15
 
 
 def test_a_write_costs_a_tenth_more_than_a_read_and_dram_the_same() -> None:
     shape = MemoryShape(capacity_bits=1 << 20, port_bits=64)
-    assert write_fj(NOMINAL, MemoryKind.WEIGHTS, shape) == pytest.approx(
-        1.1 * read_fj(NOMINAL, MemoryKind.WEIGHTS, shape)
-    )
-    assert write_fj(NOMINAL, MemoryKind.DRAM, shape) == read_fj(NOMINAL, MemoryKind.DRAM, shape) == 12700
+    assert write_fj(NOMINAL, shape) == pytest.approx(1.1 * read_fj(NOMINAL, shape))
+    moved = {MemoryKind.DRAM: 1000}
+    for traffic in (step(reads_bits=moved), step(writes_bits=moved)):
+        assert float(price(trace(traffic), AT_45).total.nominal) == pytest.approx(12700)
 
 
 def test_reads_and_writes_are_priced_by_the_memory_they_pass() -> None:
@@ -271,6 +280,20 @@ def test_json_names_every_component_in_picojoules() -> None:
     assert value["steps"][0]["total"] == value["total"]
 
 
+def test_the_table_shows_components_groups_total_and_warnings() -> None:
+    memories = {MemoryKind.WEIGHTS: MemoryShape(capacity_bits=8192 * 8, port_bits=64)}
+    stem = step("stem", macs_executed=10**6, reads_bits={MemoryKind.WEIGHTS: 64_000})
+    text = as_text(energy_table(price(trace(stem, memories=memories), AT_45.with_voltage(0.45))))
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert lines[0] == "Energy per image, 45nm at 0.45 V, low_standby_power memories, pJ"
+    assert "weights 992.0 1,600.0 2,496.0" in lines  # a quarter of 64 kbit at 62, 100, 156 fJ
+    assert "array 9,815.0 14,625.0 18,237.5" in lines
+    assert "group core 9,815.0 14,625.0 18,237.5" in lines
+    assert "group dram 0.0 0.0 0.0" in lines
+    assert "total 10,807.0 16,225.0 20,733.5" in lines
+    assert lines[-1].startswith("warning: 0.45 V is below 0.6 V")
+
+
 def test_a_datapath_without_a_price_is_refused() -> None:
     with pytest.raises(BadInput, match=r"datapath: found 'analog', expected mux, and, xnor or mul, which have a price"):
         price(trace(step(macs_executed=1), datapath="analog"), AT_45)
@@ -291,15 +314,34 @@ def test_warnings_travel_with_the_result() -> None:
     assert "0.59 V is below 0.6 V" in warnings(price(trace(), AT_45.with_voltage(0.59)))
 
 
-def test_memories_beyond_the_fit_are_told() -> None:
+def test_memories_in_use_beyond_the_fit_are_told() -> None:
     large = MemoryShape(capacity_bits=1 << 24, port_bits=257)
-    found = price(trace(memories={MemoryKind.WEIGHTS: large, MemoryKind.DRAM: large}), AT_45)
-    assert found.warnings == (
-        "weights: banks of 2048 KiB; the price of a bit was fitted up to 1024 KiB",
-        "weights: ports of 257 bits; the price of a bit was fitted up to 256",
-    )
     fitting = MemoryShape(capacity_bits=1 << 23, port_bits=256)
-    assert price(trace(memories={MemoryKind.WEIGHTS: fitting}), AT_45).warnings == ()
+    memories = dict.fromkeys((MemoryKind.WEIGHTS, MemoryKind.CONSTANTS, MemoryKind.DRAM, MemoryKind.CLASSES), large)
+    memories[MemoryKind.LOOKUPS] = fitting
+    read = step(reads_bits=dict.fromkeys((MemoryKind.WEIGHTS, MemoryKind.DRAM, MemoryKind.LOOKUPS), 1))
+    written = step(writes_bits={MemoryKind.CONSTANTS: 1})
+    assert price(trace(read, written, memories=memories), AT_45).warnings == (
+        "KiB a bank: weights 2048, constants 2048; the price of a bit was fitted up to 1024",
+        "bits a port: weights 257, constants 257; the price of a bit was fitted up to 256",
+    )
+    assert price(trace(read, memories=dict.fromkeys(memories, fitting)), AT_45).warnings == ()
+
+
+def test_components_come_in_one_order_whatever_the_steps_do_first() -> None:
+    memories = {kind: MemoryShape(capacity_bits=8192, port_bits=64) for kind in MemoryKind}
+    add = Action(kind=ActionKind.ADD, widths=(8,))
+    steps = [
+        step(cycles=Cycles(drain=1)),
+        step(writes_bits={MemoryKind.DRAM: 1}),
+        step(reads_bits={MemoryKind.WEIGHTS: 1}),
+        step(writes_bits={MemoryKind.ACTIVATIONS: 1}),
+        step(post_actions={add: 1}),
+        step(macs_executed=1),
+    ]
+    parts = price(trace(*steps, memories=memories), AT_45).parts
+    names = ["array", "post", "activations", "weights", "dram", "leakage"]
+    assert [part.value for part in parts] == names
 
 
 def qtools_pj(macs: int) -> Fraction:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bnhw.hardware.technology import Level
 from bnhw.hardware.technology_file import load_technology, parse_technology, shipped_technologies
 from bnhw.hardware.validation import validate
 from bnhw.reports.energy_tables import constant_rows, node_rows, validation_rows
@@ -40,6 +41,29 @@ def test_the_table_of_the_page_is_the_data(marker: str) -> None:
 
 def test_no_cell_breaks_a_table() -> None:
     assert not any("|" in cell or "\n" in cell for rows in TABLES.values() for row in rows for cell in row)
+
+
+def test_what_the_page_says_of_clocked_storage() -> None:
+    text = " ".join(PAGE.read_text().split())
+    results = {result.point.name: result for result in validate()}
+    shortfalls = []
+    for name in ("BinarEye, core", "XNORBIN at 0.8 V", "YodaNN at 1.2 V"):
+        point = results[name].point
+        technology = load_technology(point.technology).with_voltage(point.voltage_v)
+        prices = technology.scaled(Level.NOMINAL)
+        clocked_fj = prices.flip_flop_fj_per_bit * prices.flip_flop_bits_per_mac
+        shortfalls.append(point.published / (results[name].nominal - clocked_fj))
+    said = (
+        "Without it the model would be {:.1f} times below BinarEye's core, {:.1f} times below XNORBIN and {:.1f} times"
+    )
+    assert said.format(*shortfalls) in text
+    prices = load_technology("45nm").scaled(Level.NOMINAL)
+    clocked = prices.flip_flop_fj_per_bit * prices.flip_flop_bits_per_mac
+    parts = [
+        clocked / (prices.full_adder_fj_per_bit * (bits + 1) + prices.select_fj_per_bit * bits + clocked)
+        for bits in (1, 8)
+    ]
+    assert "is {:.0%} of a MAC with 1-bit activations, {:.0%} with 8 bits".format(*parts).replace("%", " %") in text
 
 
 def test_the_example_of_the_page_is_a_technology() -> None:

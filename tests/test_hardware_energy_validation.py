@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from cli_helpers import Call, assert_refused
@@ -91,6 +92,12 @@ def test_the_report_prints_every_point(call: Call) -> None:
     assert done.out.count("must warn") == 2
     for point in VALIDATION_POINTS:
         assert f"{point.name}: {point.source}" in done.out
+
+
+def test_the_printed_points_can_be_written_to_a_file(call: Call, tmp_path: Path) -> None:
+    done = call("report", "--validate-energy", "-o", tmp_path / "points.txt")
+    assert (done.code, done.out, done.err) == (0, "", f"wrote {tmp_path / 'points.txt'}\n")
+    assert (tmp_path / "points.txt").read_text() == call("report", "--validate-energy").out
 
 
 @pytest.mark.parametrize("options", [("--json",), ("--format", "json")])

@@ -3,20 +3,25 @@
 from collections import Counter
 from dataclasses import fields
 
+import numpy as np
 import pytest
 from hardware_strategies import archs_for
 from hypothesis import HealthCheck, assume, given, seed, settings
 from hypothesis import strategies as st
-from program_builder import one_of_each
+from program_builder import Builder, one_of_each
 from program_strategies import programs
 
+from bnhw.dtypes import IntegerType
 from bnhw.hardware.arch import Arch, Dataflow
 from bnhw.hardware.arch_file import load_arch
 from bnhw.hardware.mapping import map_program
+from bnhw.hardware.schedule import schedule_engine
 from bnhw.hardware.stepping import step_through
-from bnhw.hardware.steps import Step
+from bnhw.hardware.steps import MainKind, PostKind, Step
 from bnhw.hardware.timing import Tile, tile_activity, whole_step
 from bnhw.hardware.trace import Cycles, MemoryKind, add_counts
+from bnhw.ops import Window
+from bnhw.program import Tensor
 
 LONGEST = 30_000
 """Steps of more cycles take too long here."""
@@ -70,7 +75,6 @@ def test_layers_reach_every_kind_of_step_and_cause() -> None:
         seen["add"] += step.add is not None
         seen["classes"] += step.position_classes is not None
         seen[f"convolve {arch.dataflow.value}"] += step.convolve is not None
-        seen["block table"] += step.block_table
         seen["part"] += tile != whole_step(step)
 
     look()
@@ -78,8 +82,24 @@ def test_layers_reach_every_kind_of_step_and_cause() -> None:
     expected |= {f"read {kind.value}" for kind in MemoryKind if kind is not MemoryKind.DRAM}
     expected |= {f"main {kind.value}" for kind in MainKind} | {f"post {kind.value}" for kind in PostKind}
     expected |= {f"convolve {dataflow.value}" for dataflow in Dataflow}
-    expected |= {"add", "classes", "block table", "part"}
+    expected |= {"add", "classes", "part"}
     assert {name for name, count in seen.items() if count} == expected
+
+
+@pytest.mark.parametrize("dataflow", [dataflow.value for dataflow in Dataflow])
+@pytest.mark.parametrize("groups", [2, 4, 12])
+def test_grouped_convolutions_take_the_cycles_that_are_counted(dataflow: str, groups: int) -> None:
+    b = Builder(random=np.random.default_rng(0), shape=(4, 5, 12))
+    code = Tensor(name="", shape=(1, 1, 1), dtype=IntegerType(bits=5, signed=False), scale=1.0)
+    start = b.look_up(b.tensors["image"], code, per_channel=False)
+    x = b.convolve(start, Window(kernel=(3, 2), pads=(1, 0, 1, 1)), groups=groups, out_channels=12, bits=1)
+    arch = load_arch("engine-16x64").with_options(pe=2, simd=4, lookups=2, act_bits=3, dataflow=dataflow)
+    step = map_program(b.program(b.sum_global(x)), arch).steps[1]
+    assert step.block_table
+    assert step.convolve is not None
+    assert step.convolve.phases == 2
+    assert_counts_agree(arch, step, whole_step(step))
+    assert_counts_agree(arch, step, Tile(first_row=1, rows=2, first_block=1, blocks=4))
 
 
 @pytest.mark.parametrize("dataflow", [dataflow.value for dataflow in Dataflow])

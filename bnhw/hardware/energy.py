@@ -16,6 +16,7 @@ from bnhw.hardware.trace import MemoryKind, StepTrace, Trace
 from bnhw.hardware.unit_energy import (
     FJ_PER_PJ,
     action_fj,
+    dram_fj,
     fit_warnings,
     leakage_fj_per_cycle,
     mac_fj,
@@ -42,6 +43,8 @@ class Group(Enum):
 
 
 Part = Component | MemoryKind
+PARTS: tuple[Part, ...] = (Component.ARRAY, Component.POST, *MemoryKind, Component.LEAKAGE)
+"""All of them, in the order of results."""
 Key = TypeVar("Key")
 
 
@@ -115,8 +118,9 @@ class Energy:
 
     @property
     def parts(self) -> Mapping[Part, EnergyRange]:
-        """By component, over all steps."""
-        return add_ranges(step.parts for step in self.steps)
+        """By component, over all steps; in the order of `PARTS`, without what nothing uses."""
+        found = add_ranges(step.parts for step in self.steps)
+        return {part: found[part] for part in PARTS if part in found}
 
     @property
     def groups(self) -> Mapping[Group, EnergyRange]:
@@ -144,9 +148,9 @@ class Energy:
 def price(trace: Trace, technology: Technology) -> Energy:
     """The energy of the image that a trace tells of.
 
-    The array is charged for every MAC that it executes (`macs_executed`): lanes behind the last channel, padded taps
-    and planes included, because nothing gates them off. Raises BadInput for a datapath without a price and for
-    traffic at a memory that the trace does not describe.
+    The array is charged in full for every MAC that it executes (`macs_executed`), lanes behind the last channel, padded
+    taps and planes included: they are clocked, even where they carry zeros and switch less.
+    Raises BadInput for a datapath without a price, and for traffic at an on-chip memory without a shape.
     """
     _check_memories(trace)
     rates = _rates(trace, technology)
@@ -174,12 +178,13 @@ class _Rates:
 def _rates(trace: Trace, technology: Technology) -> _Rates:
     prices = [technology.scaled(level) for level in Level]
     actions = {action for step in trace.steps for action in step.post_actions}
-    memories = trace.memories.items()
+    dram = {MemoryKind.DRAM: _from_fj(dram_fj(p) for p in prices)}
+    on_chip = [(kind, shape) for kind, shape in trace.memories.items() if kind is not MemoryKind.DRAM]
     return _Rates(
         mac=_from_fj(mac_fj(p, trace) for p in prices),
         cycle=_from_fj(leakage_fj_per_cycle(p, technology.sram_cell, trace) for p in prices),
-        read={kind: _from_fj(read_fj(p, kind, shape) for p in prices) for kind, shape in memories},
-        write={kind: _from_fj(write_fj(p, kind, shape) for p in prices) for kind, shape in memories},
+        read=dram | {kind: _from_fj(read_fj(p, shape) for p in prices) for kind, shape in on_chip},
+        write=dram | {kind: _from_fj(write_fj(p, shape) for p in prices) for kind, shape in on_chip},
         action={action: _from_fj(action_fj(p, action) for p in prices) for action in actions},
     )
 
@@ -203,7 +208,7 @@ def _price_step(step: StepTrace, rates: _Rates) -> StepEnergy:
 
 def _check_memories(trace: Trace) -> None:
     used = {memory for step in trace.steps for memory in (*step.reads_bits, *step.writes_bits)}
-    missing = sorted(memory.value for memory in used - set(trace.memories))
+    missing = sorted(memory.value for memory in used - set(trace.memories) - {MemoryKind.DRAM})
     if missing:
         raise BadInput(f"{trace.arch}: bits pass memories that its trace does not describe: {', '.join(missing)}")
 

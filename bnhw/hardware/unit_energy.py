@@ -23,7 +23,7 @@ def mac_fj(prices: Prices, trace: Trace) -> float:
 
     mux, xnor: E_FA (w + 1) + E_XOR w + n E_FF, with w bits of activation; the adder tree has w + 1 bits on average.
     and: the same with AND gates, and the sum of the inputs that all PEs share: E_FA (w + 1) (1 + 1 / pe).
-    mul: the product of w and k bits, an addition of the accumulator's width, and k - 1 more clocked bits for weights.
+    mul: the product of w and k bits, w + k bits wide in the same kind of tree, and k - 1 more clocked bits of weight.
     Raises BadInput for another datapath.
     """
     width = trace.act_bits
@@ -37,7 +37,7 @@ def mac_fj(prices: Prices, trace: Trace) -> float:
         case "mul":
             product = prices.multiplier_fj_per_bit_product * width * trace.weight_bits
             weights = prices.flip_flop_fj_per_bit * (trace.weight_bits - 1)
-            return product + prices.full_adder_fj_per_bit * trace.acc_bits + clocked + weights
+            return product + prices.full_adder_fj_per_bit * (width + trace.weight_bits) + clocked + weights
     raise BadInput(f"datapath: found {trace.datapath!r}, expected mux, and, xnor or mul, which have a price")
 
 
@@ -66,17 +66,18 @@ def action_fj(prices: Prices, action: Action) -> float:
             return 0.0
 
 
-def read_fj(prices: Prices, kind: MemoryKind, shape: MemoryShape) -> float:
-    """A bit read. On chip A (bytes of a bank / 8 Ki)^0.5 (port bits / 64)^-0.35, at least a flip-flop's energy."""
-    if kind is MemoryKind.DRAM:
-        return prices.dram_pj_per_bit * FJ_PER_PJ
+def dram_fj(prices: Prices) -> float:
+    """A bit read from or written to DRAM, whatever its size."""
+    return prices.dram_pj_per_bit * FJ_PER_PJ
+
+
+def read_fj(prices: Prices, shape: MemoryShape) -> float:
+    """A bit read on chip: A (bytes of a bank / 8 Ki)^0.5 (port bits / 64)^-0.35, at least a flip-flop's energy."""
     return max(_sram_fj(prices, shape), prices.flip_flop_fj_per_bit)
 
 
-def write_fj(prices: Prices, kind: MemoryKind, shape: MemoryShape) -> float:
-    """A bit written: like a bit read, in SRAM times the write factor."""
-    if kind is MemoryKind.DRAM:
-        return read_fj(prices, kind, shape)
+def write_fj(prices: Prices, shape: MemoryShape) -> float:
+    """A bit written on chip: like a bit read, in SRAM times the write factor."""
     return max(_sram_fj(prices, shape) * prices.sram_write_factor, prices.flip_flop_fj_per_bit)
 
 
@@ -100,18 +101,15 @@ def leakage_fj_per_cycle(prices: Prices, cell: SramCell, trace: Trace) -> float:
 
 
 def fit_warnings(trace: Trace) -> tuple[str, ...]:
-    """Memories larger or wider than those that the exponents were fitted to."""
+    """On-chip memories in use that are larger or wider than those that the exponents were fitted to."""
+    used = {kind for step in trace.steps for kind in (*step.reads_bits, *step.writes_bits)} - {MemoryKind.DRAM}
+    shapes = {kind.value: shape for kind, shape in trace.memories.items() if kind in used}
+    large = [f"{name} {s.bank_bytes / 1024:g}" for name, s in shapes.items() if s.bank_bytes > FITTED_BYTES]
+    wide = [f"{name} {s.port_bits}" for name, s in shapes.items() if s.port_bits > FITTED_PORT_BITS]
+    fitted = "the price of a bit was fitted up to"
     found = []
-    for kind, shape in trace.memories.items():
-        if kind is MemoryKind.DRAM:
-            continue
-        if shape.bank_bytes > FITTED_BYTES:
-            found.append(
-                f"{kind.value}: banks of {shape.bank_bytes / 1024:g} KiB; the price of a bit was fitted up to "
-                f"{FITTED_BYTES // 1024} KiB"
-            )
-        if shape.port_bits > FITTED_PORT_BITS:
-            found.append(
-                f"{kind.value}: ports of {shape.port_bits} bits; the price of a bit was fitted up to {FITTED_PORT_BITS}"
-            )
+    if large:
+        found.append(f"KiB a bank: {', '.join(large)}; {fitted} {FITTED_BYTES // 1024}")
+    if wide:
+        found.append(f"bits a port: {', '.join(wide)}; {fitted} {FITTED_PORT_BITS}")
     return tuple(found)

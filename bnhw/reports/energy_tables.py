@@ -93,20 +93,14 @@ def validation_table(results: Sequence[ValidationResult]) -> RenderableType:
         table.add_row(*row)
     sources = [f"{result.point.name}: {result.point.source}" for result in results]
     warnings = [f"{result.point.name}: {warning}" for result in results for warning in result.warnings]
-    claim = (
-        "A MAC is right within a factor of 2, a frame within 2.5; between two designs on one node ratios are better."
-    )
+    claim = "Claimed: a factor of 2 for a MAC, 2.5 for a frame. Ratios between two designs on one node are better."
     return Group(table, "", *map(Text, sources), "", *map(Text, warnings), "", Text(claim))
 
 
 def energy_table(energy: Energy) -> RenderableType:
     """Energy by component and group, in pJ an image, with the warnings."""
-    table = Table(
-        title=f"Energy per image, {energy.technology} at {energy.voltage_v:g} V, {energy.sram_cell.value} memories, pJ",
-        title_justify="left",
-        header_style="bold",
-        box=None,
-    )
+    title = f"Energy per image, {energy.technology} at {energy.voltage_v:g} V, {energy.sram_cell.value} memories, pJ"
+    table = Table(header_style="bold", box=None)
     table.add_column("component")
     for column in ("low", "nominal", "high"):
         table.add_column(column, justify="right")
@@ -115,7 +109,7 @@ def energy_table(energy: Energy) -> RenderableType:
     for group, energy_range in energy.groups.items():
         table.add_row(f"group {group.value}", *_cells(energy_range))
     table.add_row("total", *_cells(energy.total))
-    return Group(table, *(Text(f"warning: {warning}") for warning in energy.warnings))
+    return Group(Text(title, style="italic"), table, *(Text(f"warning: {warning}") for warning in energy.warnings))
 
 
 def _cells(energy: EnergyRange) -> tuple[str, ...]:

@@ -1,0 +1,111 @@
+"""Builds the Verilog engine with Verilator, once for each set of parameters, and keeps it in the user's cache."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+from bnhw.errors import BadInput
+
+CACHE_VARIABLE = "BNHW_CACHE"
+"""A folder for builds in place of the user's cache folder."""
+
+VERILATOR_OPTIONS = ("-O3", "--x-initial", "unique", "--x-assign", "unique", "-Wall", "--language", "1364-2005")
+
+COMPILER_OPTIONS = ("-std=c++17", "-O1", "-w", "-fPIC", "-shared", "-pthread")
+"""Compiling at -O2 takes longer than it saves on the networks of the tests."""
+
+
+def verilog_folder() -> Path:
+    """The folder of the Verilog sources that come with the package."""
+    return Path(str(resources.files("bnhw.rtl")))
+
+
+def source_files(folder: Path) -> tuple[Path, ...]:
+    """Every file that a build depends on."""
+    return tuple(sorted(path for path in folder.iterdir() if path.suffix in (".v", ".vh", ".cpp")))
+
+
+def require_tool(name: str, package: str) -> str:
+    """The path of a program. Raises BadInput that names the Debian package where there is none."""
+    path = shutil.which(name)
+    if path is None:
+        raise BadInput(f"{name} is not installed; on Debian: apt-get install {package}")
+    return path
+
+
+@cache
+def verilator_version() -> str:
+    """What `verilator --version` says. Raises BadInput without Verilator."""
+    command = [require_tool("verilator", "verilator"), "--version"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
+
+
+def build_digest(parameters: Mapping[str, int], folder: Path) -> str:
+    """SHA-256 of everything that a build depends on: sources, parameters, options, Verilator's version."""
+    digest = hashlib.sha256()
+    for path in source_files(folder):
+        digest.update(f"{path.name}\n".encode() + path.read_bytes())
+    digest.update(repr((sorted(parameters.items()), VERILATOR_OPTIONS, COMPILER_OPTIONS)).encode())
+    digest.update(verilator_version().encode())
+    return digest.hexdigest()
+
+
+def cache_folder() -> Path:
+    """Where builds are kept: $BNHW_CACHE, or bnhw below the user's cache folder."""
+    chosen = os.environ.get(CACHE_VARIABLE)
+    if chosen:
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "bnhw"
+
+
+def build_library(parameters: Mapping[str, int], folder: Path | None = None) -> Path:
+    """The shared library of the engine with these parameters; built where it is not in the cache yet.
+
+    folder: of the Verilog sources. Raises BadInput where a tool is missing, the build fails or the cache cannot be
+    written.
+    """
+    folder = verilog_folder() if folder is None else folder
+    library = cache_folder() / "engine" / f"{build_digest(parameters, folder)}.so"
+    if library.is_file():
+        return library
+    try:
+        library.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=library.parent) as work:
+            _build(parameters, folder, Path(work)).replace(library)
+    except OSError as error:
+        raise BadInput(
+            f"{library.parent}: cannot be written ({error.strerror}); set {CACHE_VARIABLE} to a folder that can"
+        ) from error
+    return library
+
+
+def _build(parameters: Mapping[str, int], folder: Path, work: Path) -> Path:
+    """Verilator makes C++ of the engine; that, the wrapper and Verilator's own files become a library."""
+    verilator = require_tool("verilator", "verilator")
+    compiler = require_tool("g++", "g++")
+    values = [f"-G{name}={value}" for name, value in parameters.items()]
+    places = ("--top-module", "engine", "--Mdir", str(work), f"-I{folder}")
+    _run([verilator, "--cc", *VERILATOR_OPTIONS, *places, *values, str(folder / "engine.v")])
+    include = Path(_run([verilator, "--getenv", "VERILATOR_ROOT"]).strip()) / "include"
+    sources = [*sorted(work.glob("Vengine*.cpp")), folder / "wrapper.cpp"]
+    sources += [include / "verilated.cpp", include / "verilated_threads.cpp"]
+    library = work / "engine.so"
+    headers = (f"-I{work}", f"-I{include}", f"-I{include / 'vltstd'}")
+    _run([compiler, *COMPILER_OPTIONS, *headers, *map(str, sources), "-o", str(library)])
+    return library
+
+
+def _run(command: list[str]) -> str:
+    """Run a tool. Raises BadInput with the end of what it said where it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-20:])
+        raise BadInput(f"{Path(command[0]).name} failed:\n{said}")
+    return done.stdout
