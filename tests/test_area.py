@@ -269,3 +269,15 @@ def test_parts_of_an_engine_have_its_parameters() -> None:
     assert not any(design.constants or design.multiplies for design in (dot, arithmetic, threshold))
     multiplying = engine_designs({**parameters, "COMPARATORS": 0, "DATAPATH": 3, "POST": 2})
     assert [design.name for design in multiplying if design.multiplies] == ["dot", "post_arithmetic"]
+
+
+QUICK = ("xnor", "and4", "mux4", "fixed shift", "barrel shift", "csd:2", "15 thresholds")
+
+
+@needs_yosys
+@pytest.mark.parametrize("name", QUICK)
+def test_stored_areas_are_those_of_the_verilog_as_it_is(stored: AreaReport, name: str) -> None:
+    if stored.yosys != yosys_version():
+        pytest.skip(f"measured with {stored.yosys}, this is {yosys_version()}")
+    (area,) = synthesize([DESIGNS[name]], Target.GENERIC)
+    assert area == stored.find(name, Target.GENERIC)

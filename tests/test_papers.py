@@ -6,6 +6,7 @@ codes are held to there is that no layer adds more than `DROP_DB`, and the table
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from bnhw.graph import Graph  # noqa: E402
 from bnhw.graph_onnx import GraphRunner  # noqa: E402
 from bnhw.importer import read_onnx  # noqa: E402
 from bnhw.machine import Machine  # noqa: E402
+from bnhw.options import CompileOptions  # noqa: E402
 from bnhw.program import Program  # noqa: E402
 
 LEAST_DB = 25.0
@@ -43,6 +45,8 @@ FLOAT_NOTE, PRODUCT_NOTE = "have no 1-bit weights, rounded to 8 bits", "products
 
 DATA_DEPENDENT = (Normalisation.RBN, Normalisation.IEBN)
 MANY_LAYERS = 20
+FEW_CLIPPED, CLIPPED_SHARE = 3, 1e-3
+"""A layer is excused for clipped values if these are outliers: so many, or so much of the tensor."""
 
 SYSTEMS = list_systems()
 
@@ -158,7 +162,7 @@ def check_noise_grows_slowly(program: Program, graph: Graph, images: Array) -> N
     A layer has dropped where it does so both in all and in what varies: a norm takes what all images share from the
     signal and not from the noise, which is no fault of its codes, and what is nearly constant has no signal but its
     mean. Means over a whole image are left out, since near 0 they have no signal; so are layers where an image goes
-    beyond all that calibration has seen: one clipped value outweighs all rounding.
+    beyond all that calibration has seen in a few values: one clipped value outweighs all rounding.
     """
     layers = measure_layers(program, graph, images)
     shared = shared_db(program, graph, images)
@@ -172,9 +176,29 @@ def check_noise_grows_slowly(program: Program, graph: Graph, images: Array) -> N
         f"{layer.signal_to_noise_db:6.1f} dB, drop {drop:5.1f}, clipped {layer.clipped}: {layer.kind} {layer.name}"
         for layer, drop in zip(layers, drops, strict=True)
     )
-    whole = [drop for layer, drop in zip(layers, drops, strict=True) if not layer.clipped and layer.kind != "SumGlobal"]
+    whole = [
+        drop
+        for layer, drop in zip(layers, drops, strict=True)
+        if layer.kind != "SumGlobal" and not is_outlier(layer.clipped, len(images) * program.tensor[layer.name].size)
+    ]
     assert max(whole) <= DROP_DB, table
     assert len(whole) > MANY_LAYERS, table
+
+
+def is_outlier(clipped: int, size: int) -> bool:
+    return 0 < clipped <= max(FEW_CLIPPED, CLIPPED_SHARE * size)
+
+
+def test_one_layer_of_three_bits_among_eight_is_found_in_a_network_below_the_least_ratio(tmp_path: Path) -> None:
+    _, case = next(one for one in SYSTEMS if one[1].system.network == "resnet-50" and "rbn" in name_of(*one, SMALL))
+    config = sized_config(case, SMALL)
+    seen, images = smooth_pixels(config, SMALL.images, 0), smooth_pixels(config, 4, 1)
+    path = tmp_path / "model.onnx"
+    to_onnx(trained(case, config, seen), path, input_shape=config.input_shape)
+    for bits, expected in (((8,) * 14, nullcontext()), ((8,) * 7 + (3,) + (8,) * 6, pytest.raises(AssertionError))):
+        program = compile_model(path, seen, CompileOptions(act_bits=bits))
+        with expected:
+            check_noise_grows_slowly(program, reference_graph(read_onnx(path), program), images)
 
 
 def shared_db(program: Program, graph: Graph, images: Array) -> dict[str, float]:

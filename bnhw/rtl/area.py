@@ -19,7 +19,7 @@ class Target(Enum):
 
 
 TRANSISTORS = {"$_NOT_": 2, "$_NAND_": 4, "$_NOR_": 4, "$_AND_": 6, "$_OR_": 6, "$_XOR_": 12, "$_XNOR_": 12}
-TRANSISTORS |= {"$_MUX_": 12, "$_BUF_": 1}
+TRANSISTORS |= {"$_MUX_": 12, "$_BUF_": 1, "$_DFF_P_": 16}
 """Transistors of a gate in static CMOS, as in Yosys' `stat -tech cmos`."""
 
 RESOURCES = {

@@ -25,7 +25,10 @@ class Constant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Design:
-    """One module of `bnhw/rtl` with its parameters and the inputs that are fixed, by port."""
+    """One module of `bnhw/rtl` with its parameters and the inputs that are fixed, by port.
+
+    sources: the files that it needs beside its own. black_boxes: modules in them that are left out of the area.
+    """
 
     name: str
     title: str
@@ -33,6 +36,8 @@ class Design:
     parameters: Mapping[str, int]
     constants: Mapping[str, Constant] = field(default_factory=dict)
     multiplies: bool = False
+    sources: tuple[str, ...] = ()
+    black_boxes: tuple[str, ...] = ()
 
 
 def dot_design(

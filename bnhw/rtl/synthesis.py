@@ -42,15 +42,20 @@ def synthesis_script(
 ) -> str:
     """The Yosys script that maps one design and writes its cells to `output`.
 
-    It reads `MODULE.v` and, for standard cells, `cells.lib` in the folder that it runs in.
+    It reads the design's sources and, for standard cells, `cells.lib` in the folder that it runs in.
     """
     parameters = "".join(f" -chparam {name} {value}" for name, value in design.parameters.items())
-    lines = [f"read_verilog {design.module}.v", f"hierarchy -top {design.module}{parameters}", "proc", "check -assert"]
+    lines = [f"read_verilog {' '.join(_verilog(design))}", *(f"blackbox {name}" for name in design.black_boxes)]
+    lines += [f"hierarchy -check -top {design.module}{parameters}", "proc", "check -assert"]
     lines += ["rename -top measured", "select -module measured"]
     for port, constant in design.constants.items():
         lines += [f"delete -input w:{port}", f"connect -nounset -set {port} {constant.bits}'d{constant.value}"]
     lines += ["select -clear", *_mapping(target, dsp, abc), "opt_clean -purge", f"tee -q -o {output} stat -json", ""]
     return "\n".join(lines)
+
+
+def _verilog(design: Design) -> tuple[str, ...]:
+    return (f"{design.module}.v", *(name for name in design.sources if name.endswith(".v")))
 
 
 def _mapping(target: Target, dsp: bool, abc: str) -> list[str]:
@@ -62,7 +67,7 @@ def _mapping(target: Target, dsp: bool, abc: str) -> list[str]:
                 f"abc -liberty {LIBERTY_NAME} -script {abc}",
             ]
         case Target.GENERIC:
-            return ["synth -flatten", "abc -g AND,NAND,OR,NOR,XOR,XNOR,MUX"]
+            return ["synth -flatten", "dfflegalize -cell $_DFF_P_ 01", "abc -g AND,NAND,OR,NOR,XOR,XNOR,MUX"]
         case _:
             command, with_dsp, without = FPGA_COMMANDS[target]
             return [f"{command}{with_dsp if dsp else without} -top measured"]
@@ -151,7 +156,8 @@ def _run_yosys(script: str, design: Design, liberty: str) -> dict[str, int]:
     yosys = _yosys()
     with tempfile.TemporaryDirectory(prefix="bnhw-synthesis-") as name:
         folder = Path(name)
-        shutil.copy(SOURCES / f"{design.module}.v", folder)
+        for source in {*_verilog(design), *design.sources}:
+            shutil.copy(SOURCES / source, folder)
         (folder / "script.ys").write_text(script)
         if liberty:
             (folder / LIBERTY_NAME).write_text(liberty)
@@ -169,7 +175,7 @@ def _run_yosys(script: str, design: Design, liberty: str) -> dict[str, int]:
             end = (done.stdout + done.stderr).strip()[-500:]
             raise BadInput(f"{design.name}: Yosys ended with {done.returncode}: {end}\nThe script was:\n{script}")
         counts = json.loads(output.read_text())["design"]["num_cells_by_type"]
-    return {kind: int(count) for kind, count in sorted(counts.items())}
+    return {kind: int(count) for kind, count in sorted(counts.items()) if kind not in design.black_boxes}
 
 
 CELL = re.compile(r'\bcell\s*\(\s*"?([\w$]+)"?\s*\)')
