@@ -29,16 +29,20 @@ def rtl(
     limit: Limit = 1,
     kernels: Kernels = None,
 ) -> None:
-    """Write the Verilog engine with a program's memory images, and a testbench with vectors of every layer."""
+    """Write the Verilog engine, a program's memory images, and a testbench."""
     import bnhw
-    from bnhw.hardware.schedule import schedule
-    from bnhw.rtl.vectors import write_project
+    from bnhw.hardware.mapping import map_program
+    from bnhw.hardware.schedule import schedule_engine
+    from bnhw.rtl.image import require_fit
+    from bnhw.rtl.vectors import require_new, write_project
 
+    require_new(output)
     engine = load_engine(arch)
     program = bnhw.load(model)
     pixels = _random_image(program) if images is None else load_images(program, images, None, skip, limit).pixels
-    trace = schedule(program, engine)
-    step_cycles = [step.cycles.total for step in trace.steps]
+    mapped = map_program(program, engine)
+    require_fit(mapped)
+    step_cycles = [step.cycles.total for step in schedule_engine(mapped).steps]
     write_project(output, program, engine, pixels, step_cycles, kernel_choice(kernels))
     say(
         f"wrote {output}: {len(step_cycles)} steps, {sum(step_cycles):,} cycles an image, {len(pixels)} image(s); "
@@ -57,13 +61,13 @@ def load_engine(arch: str | None) -> "Arch":
 
 def compare_with_rtl(machine: "Machine", arch: str | None, pixels: "Array", title: str) -> dict[str, Any]:
     """Every integer, every step's cycles; raises ComparisonFailed at the first difference. What a summary shows."""
-    from bnhw.hardware.schedule import schedule
+    from bnhw.hardware.schedule import schedule_engine
     from bnhw.rtl.machine import RtlMachine
     from bnhw.rtl.verify import compare_rtl
 
-    engine = load_engine(arch)
-    step_cycles = [step.cycles.total for step in schedule(machine.program, engine).steps]
-    verilog = RtlMachine(machine.program, engine, most_cycles=2 * sum(step_cycles) + 1000)
+    verilog = RtlMachine(machine.program, load_engine(arch))
+    step_cycles = [step.cycles.total for step in schedule_engine(verilog.engine).steps]
+    verilog.most_cycles = 2 * sum(step_cycles) + 1000
     with progress_bar("comparing with rtl", len(pixels)) as progress:
         compared = compare_rtl(verilog, machine, step_cycles, pixels, progress)
     if compared.difference:
