@@ -15,7 +15,7 @@ from bnhw.hardware.mapping import map_program
 from bnhw.hardware.schedule import schedule
 from bnhw.hardware.technology import Technology
 from bnhw.hardware.technology_file import load_technology
-from bnhw.hardware.trace import MemoryKind
+from bnhw.hardware.tiling import TILED
 from bnhw.program import Multiply, Program, Threshold
 
 PRODUCT_BITS = 13
@@ -25,7 +25,8 @@ PRODUCT_BITS = 13
 def engine_for(base: Arch, program: Program, *, weight_bits: int, requantise: str) -> Arch:
     """The engine of this size that a program needs: multipliers only where its weights or its steps multiply.
 
-    Its lookup memory is as large as the tables are; the other memories stay, with DRAM behind them.
+    Memories that must hold all of a program (constants, thresholds, lookups, descriptors) are as large as it needs; the
+    others stay, with DRAM behind them.
     """
     products = any(isinstance(instruction, Multiply) for instruction in program.instructions)
     thresholds = any(isinstance(instruction, Threshold) for instruction in program.instructions)
@@ -38,9 +39,12 @@ def engine_for(base: Arch, program: Program, *, weight_bits: int, requantise: st
         product_bits=PRODUCT_BITS if products else 0,
         comparators=max(base.comparators, 1) if thresholds else 0,
     )
-    needed = map_program(program, engine).required_words[MemoryKind.LOOKUPS]
-    words = max(needed, engine.memories[MemoryKind.LOOKUPS].words)
-    return engine.with_options(memories={MemoryKind.LOOKUPS.value: {"words": words}})
+    memories = {
+        kind.value: {"words": max(needed, engine.memories[kind].words)}
+        for kind, needed in map_program(program, engine).required_words.items()
+        if kind not in TILED and kind in engine.memories
+    }
+    return engine.with_options(memories=memories)
 
 
 def hardware_row(program: Program, row: dict[str, Any], arch: Arch, technology: Technology) -> dict[str, Any]:
