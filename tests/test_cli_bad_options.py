@@ -118,7 +118,8 @@ def test_a_bad_choice_of_kernels_in_the_environment_is_refused(
 ) -> None:
     monkeypatch.setenv("BNHW_KERNELS", "nonsense")
     assert_refused(
-        call("run", "digits.bnhw", *IMAGES), "BNHW_KERNELS='nonsense': expected one of auto, amx, vnni, reference"
+        call("run", "digits.bnhw", *IMAGES),
+        "BNHW_KERNELS='nonsense': expected one of auto, amx, vnni, avx2, portable, reference",
     )
 
 
@@ -126,7 +127,7 @@ def test_verifying_the_reference_of_the_environment_is_refused(
     files: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BNHW_KERNELS", "reference")
-    others = "auto, amx, vnni, multiplexer, bit_serial, checked"
+    others = "auto, amx, vnni, avx2, portable, multiplexer, bit_serial, checked"
     message = f"BNHW_KERNELS=reference: it would .*; choose one of {others} with --kernels"
     assert_refused(call("verify", "digits.bnhw", *IMAGES), message)
     assert call("verify", "digits.bnhw", *IMAGES, "--kernels", "bit_serial").code == 0

@@ -1,6 +1,7 @@
 """The steps of an engine compute what the program says, on every stored tensor."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,15 +11,19 @@ from hypothesis import strategies as st
 from program_builder import BIT, Builder
 from program_strategies import batches
 
+import bnhw
 from bnhw.dtypes import Array, IntegerType
 from bnhw.errors import ArchMismatch
 from bnhw.hardware.arch import Datapath
 from bnhw.hardware.arch_file import load_arch
 from bnhw.hardware.emulate import Emulator
 from bnhw.hardware.mapping import map_program
+from bnhw.hardware.schedule import schedule_engine
+from bnhw.hardware.stepping import step_through
 from bnhw.hardware.steps import EngineProgram
 from bnhw.machine import Machine
 from bnhw.ops import Window
+from bnhw.options import CompileOptions
 from bnhw.program import Tensor
 
 quick = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
@@ -60,6 +65,28 @@ def test_groups_within_a_word_are_computed(datapath: Datapath, bipolar: bool, po
     assert unit.phases == (1 if datapath is Datapath.MUL else 2)
     image = np.random.default_rng(4).integers(0, 256, (5, 4, 12)).astype(np.uint8)
     assert_emulation_equals_machine(engine, image)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("requantise", "name", "options"),
+    [
+        ("csd:4", "engine-16x64", {}),
+        ("csd:4", "engine-16x64", {"datapath": "and", "act_bits": 4}),
+        ("csd:4", "engine-64x1024", {"post": "csd", "csd_digits": 4}),
+        ("threshold", "engine-16x64-mul8", {"pe": 4, "simd": 12, "lookups": 2}),
+    ],
+)
+def test_the_shipped_network_gives_its_integers_in_the_cycles_that_are_counted(
+    requantise: str, name: str, options: dict[str, object]
+) -> None:
+    images = np.random.default_rng(0).integers(0, 17, (20, 8, 8, 1)).astype(np.uint8)
+    model = Path(bnhw.__file__).parent / "demo" / "digits.onnx"
+    program = bnhw.compile(model, images, CompileOptions(requantise=requantise))
+    engine = map_program(program, load_arch(name).with_options(**options))
+    assert_emulation_equals_machine(engine, images[0])
+    stepped = [step_through(engine.arch, step).cycle for step in engine.steps]
+    assert [step.cycles.total for step in schedule_engine(engine).steps] == stepped
 
 
 def narrowest(engine: EngineProgram) -> EngineProgram:

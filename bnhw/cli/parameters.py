@@ -28,7 +28,7 @@ Kernels = Annotated[
     str | None,
     option(
         "CHOICE",
-        "auto, amx, vnni, reference, multiplexer, bit_serial, checked (asserts widths) "
+        "auto, amx, vnni, avx2, portable, reference, multiplexer, bit_serial, checked (asserts widths) "
         "[default: $BNHW_KERNELS or auto].",
         "--kernels",
     ),
