@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from bnhw.cli.console import progress_bar, say, show, show_summary
 from bnhw.cli.parameters import (
+    Arch,
     ImageFile,
     Json,
     Kernels,
@@ -20,7 +21,7 @@ from bnhw.cli.parameters import (
     load_images,
     option,
 )
-from bnhw.cli.rtl import ArchName, compare_with_rtl
+from bnhw.cli.rtl import compare_with_rtl
 from bnhw.errors import BadInput, ComparisonFailed
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def verify(
     against: Annotated[
         str, option("NAMES", "Executors to compare with, between commas: reference, onnx, rtl (the Verilog engine).")
     ] = "reference",
-    arch: ArchName = None,
+    arch: Arch = None,
     float_model: Annotated[
         Path | None, option("MODEL.onnx", "The ONNX model: adds agreement and signal-to-noise.", "--float")
     ] = None,
@@ -85,7 +86,7 @@ def verify(
 ) -> None:
     """Compare every intermediate integer of two executors. With --float, also with the float model: class and noise.
 
-    --against rtl --arch ARCH runs the Verilog engine under Verilator and compares the cycles of every step, too.
+    --against rtl --arch ENGINE runs the Verilog engine under Verilator and compares the cycles of every step, too.
     """
     import bnhw
     from bnhw.compare import measure_fidelity

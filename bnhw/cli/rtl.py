@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from bnhw.cli.console import progress_bar, say
-from bnhw.cli.parameters import Kernels, Limit, Model, Skip, kernel_choice, load_images, option
+from bnhw.cli.parameters import Kernels, Limit, Model, RequiredArch, Skip, kernel_choice, load_images, option
 from bnhw.errors import BadInput, ComparisonFailed
 
 if TYPE_CHECKING:
@@ -13,15 +13,11 @@ if TYPE_CHECKING:
     from bnhw.machine import Machine
     from bnhw.program import Program
 
-ARCH_HELP = "The engine: the name of one that comes with bnhw, or a TOML file."
-
-ArchName = Annotated[str | None, option("ARCH", ARCH_HELP, "--arch")]
-
 
 def rtl(
     model: Model,
     output: Annotated[Path, option("DIR", "The folder to write; it must not exist.", "--output", "-o")],
-    arch: Annotated[str, option("ARCH", ARCH_HELP, "--arch")],
+    arch: RequiredArch,
     images: Annotated[
         Path | None, option("PATH", "Images for the vectors; without them, one of random pixels.", "--images")
     ] = None,
@@ -29,7 +25,10 @@ def rtl(
     limit: Limit = 1,
     kernels: Kernels = None,
 ) -> None:
-    """Write the Verilog engine, a program's memory images, and a testbench."""
+    """Write the Verilog engine with a program in it.
+
+    Memory images, vectors of every layer, and a testbench that compares them under Verilator and Icarus.
+    """
     import bnhw
     from bnhw.hardware.mapping import map_program
     from bnhw.hardware.schedule import schedule_engine
