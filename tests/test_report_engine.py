@@ -98,7 +98,7 @@ def test_an_engine_adds_keys_and_changes_none(program: Program, priced: bool) ->
     assert (report["arch"], report["tech"]) == ("engine-16x64", "28nm" if priced else None)
     energy = {"energy_pj"} if priced else set()
     assert set(report["totals"]) == TOTAL_KEYS | WORK_KEYS | ENGINE_TOTAL_KEYS | energy | (
-        {"tops_per_watt"} if priced else set()
+        {"tops_per_watt", "energy_groups_pj"} if priced else set()
     )
     for layer, before in zip(report["layers"], plain["layers"], strict=True):
         assert set(layer) <= LAYER_KEYS | WORK_KEYS | {"steps", "energy_pj"}
@@ -140,6 +140,9 @@ def test_figures_of_the_whole_follow_their_definitions() -> None:
     shares = sum(totals[key] for key in ("macs_full", "repeated_macs", "idle_macs"))
     assert totals["macs_executed"] == shares
     energy, efficiency = totals["energy_pj"]["total"], totals["tops_per_watt"]
+    groups = totals["energy_groups_pj"]
+    assert set(groups) == {"core", "on_chip_memories", "dram", "leakage"}
+    assert sum(group["nominal"] for group in groups.values()) == pytest.approx(energy["nominal"])
     for end, other in (("low", "high"), ("nominal", "nominal"), ("high", "low")):
         assert efficiency[end] == pytest.approx(2 * totals["macs_trimmed"] / energy[other])
     assert efficiency["low"] < efficiency["nominal"] < efficiency["high"]
