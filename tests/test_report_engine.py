@@ -23,10 +23,11 @@ from bnhw.errors import ArchMismatch, BadInput
 from bnhw.hardware.arch import Arch
 from bnhw.hardware.arch_file import load_arch
 from bnhw.hardware.technology_file import load_technology
+from bnhw.hardware.trace import MemoryKind
 from bnhw.program import Convolve, Join, Program, Requantise, Threshold
 from bnhw.reports.definitions import DEFINITIONS
 from bnhw.reports.engine import CAUSES
-from bnhw.reports.html.report_charts import roofline_points
+from bnhw.reports.html.report_charts import port_bits, roofline_points
 from bnhw.reports.report import build_report
 from bnhw.reports.rows import columns, rows, total_row
 from bnhw.reports.tables import report_tables
@@ -243,6 +244,14 @@ def test_traces_of_engines_agree_with_the_counts(data: st.DataObject) -> None:
     assert sum(step.macs_full for step in report.engine.trace.steps) == totals["macs_full"]
     assert min(totals[key] for key in ("border_macs", "repeated_macs", "idle_macs")) >= 0
     assert totals["utilisation"] == pytest.approx(report.engine.trace.utilisation)
+
+
+def test_ports_of_the_tensor_memories_are_those_of_the_engine() -> None:
+    arch = load_arch(ENGINE)
+    assert port_bits(arch, MemoryKind.ACTIVATIONS) == 64 * 8 + 16 * 8
+    assert port_bits(arch, MemoryKind.RESIDUALS) == 2 * 16 * 16
+    two = arch.with_options(memories={"residuals": {"words": 64, "read_ports": 2}})
+    assert port_bits(two, MemoryKind.RESIDUALS) == 3 * 16 * 16
 
 
 @ANY
