@@ -94,14 +94,14 @@ def measure_areas(
     keep: Path | None = None,
     done: Callable[[int], None] = lambda _: None,
 ) -> AreaReport:
-    """Each design on each target; designs that multiply on an FPGA also without its multiplier blocks.
+    """Each design on each of its targets; designs that multiply on an FPGA also without its multiplier blocks.
 
     `done` is told how many designs of how many (`count_runs`) are done. Errors as in `synthesize`.
     """
     areas: list[Area] = []
     for target in targets:
         for design in designs:
-            for dsp in _with_dsp(design, target):
+            for dsp in _runs(design, target):
                 areas += synthesize([design], target, liberty=liberty, dsp=dsp, keep=keep)
                 done(len(areas))
     named = liberty_name if Target.LIBERTY in targets else ""
@@ -110,10 +110,12 @@ def measure_areas(
 
 def count_runs(designs: Sequence[Design], targets: Sequence[Target]) -> int:
     """How many areas `measure_areas` measures."""
-    return sum(len(_with_dsp(design, target)) for design in designs for target in targets)
+    return sum(len(_runs(design, target)) for design in designs for target in targets)
 
 
-def _with_dsp(design: Design, target: Target) -> tuple[bool, ...]:
+def _runs(design: Design, target: Target) -> tuple[bool, ...]:
+    if target not in design.targets:
+        return ()
     return (True, False) if design.multiplies and target in FPGA_COMMANDS else (True,)
 
 
