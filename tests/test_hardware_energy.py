@@ -314,15 +314,34 @@ def test_warnings_travel_with_the_result() -> None:
     assert "0.59 V is below 0.6 V" in warnings(price(trace(), AT_45.with_voltage(0.59)))
 
 
-def test_memories_beyond_the_fit_are_told() -> None:
+def test_memories_in_use_beyond_the_fit_are_told() -> None:
     large = MemoryShape(capacity_bits=1 << 24, port_bits=257)
-    found = price(trace(memories={MemoryKind.WEIGHTS: large, MemoryKind.DRAM: large}), AT_45)
-    assert found.warnings == (
-        "weights: banks of 2048 KiB; the price of a bit was fitted up to 1024 KiB",
-        "weights: ports of 257 bits; the price of a bit was fitted up to 256",
-    )
     fitting = MemoryShape(capacity_bits=1 << 23, port_bits=256)
-    assert price(trace(memories={MemoryKind.WEIGHTS: fitting}), AT_45).warnings == ()
+    memories = dict.fromkeys((MemoryKind.WEIGHTS, MemoryKind.CONSTANTS, MemoryKind.DRAM, MemoryKind.CLASSES), large)
+    memories[MemoryKind.LOOKUPS] = fitting
+    read = step(reads_bits=dict.fromkeys((MemoryKind.WEIGHTS, MemoryKind.DRAM, MemoryKind.LOOKUPS), 1))
+    written = step(writes_bits={MemoryKind.CONSTANTS: 1})
+    assert price(trace(read, written, memories=memories), AT_45).warnings == (
+        "KiB a bank: weights 2048, constants 2048; the price of a bit was fitted up to 1024",
+        "bits a port: weights 257, constants 257; the price of a bit was fitted up to 256",
+    )
+    assert price(trace(read, memories=dict.fromkeys(memories, fitting)), AT_45).warnings == ()
+
+
+def test_components_come_in_one_order_whatever_the_steps_do_first() -> None:
+    memories = {kind: MemoryShape(capacity_bits=8192, port_bits=64) for kind in MemoryKind}
+    add = Action(kind=ActionKind.ADD, widths=(8,))
+    steps = [
+        step(cycles=Cycles(drain=1)),
+        step(writes_bits={MemoryKind.DRAM: 1}),
+        step(reads_bits={MemoryKind.WEIGHTS: 1}),
+        step(writes_bits={MemoryKind.ACTIVATIONS: 1}),
+        step(post_actions={add: 1}),
+        step(macs_executed=1),
+    ]
+    parts = price(trace(*steps, memories=memories), AT_45).parts
+    names = ["array", "post", "activations", "weights", "dram", "leakage"]
+    assert [part.value for part in parts] == names
 
 
 def qtools_pj(macs: int) -> Fraction:

@@ -43,6 +43,8 @@ class Group(Enum):
 
 
 Part = Component | MemoryKind
+PARTS: tuple[Part, ...] = (Component.ARRAY, Component.POST, *MemoryKind, Component.LEAKAGE)
+"""All of them, in the order of results."""
 Key = TypeVar("Key")
 
 
@@ -116,8 +118,9 @@ class Energy:
 
     @property
     def parts(self) -> Mapping[Part, EnergyRange]:
-        """By component, over all steps."""
-        return add_ranges(step.parts for step in self.steps)
+        """By component, over all steps; in the order of `PARTS`, without what nothing uses."""
+        found = add_ranges(step.parts for step in self.steps)
+        return {part: found[part] for part in PARTS if part in found}
 
     @property
     def groups(self) -> Mapping[Group, EnergyRange]:

@@ -101,18 +101,15 @@ def leakage_fj_per_cycle(prices: Prices, cell: SramCell, trace: Trace) -> float:
 
 
 def fit_warnings(trace: Trace) -> tuple[str, ...]:
-    """Memories larger or wider than those that the exponents were fitted to."""
+    """On-chip memories in use that are larger or wider than those that the exponents were fitted to."""
+    used = {kind for step in trace.steps for kind in (*step.reads_bits, *step.writes_bits)} - {MemoryKind.DRAM}
+    shapes = {kind.value: shape for kind, shape in trace.memories.items() if kind in used}
+    large = [f"{name} {s.bank_bytes / 1024:g}" for name, s in shapes.items() if s.bank_bytes > FITTED_BYTES]
+    wide = [f"{name} {s.port_bits}" for name, s in shapes.items() if s.port_bits > FITTED_PORT_BITS]
+    fitted = "the price of a bit was fitted up to"
     found = []
-    for kind, shape in trace.memories.items():
-        if kind is MemoryKind.DRAM:
-            continue
-        if shape.bank_bytes > FITTED_BYTES:
-            found.append(
-                f"{kind.value}: banks of {shape.bank_bytes / 1024:g} KiB; the price of a bit was fitted up to "
-                f"{FITTED_BYTES // 1024} KiB"
-            )
-        if shape.port_bits > FITTED_PORT_BITS:
-            found.append(
-                f"{kind.value}: ports of {shape.port_bits} bits; the price of a bit was fitted up to {FITTED_PORT_BITS}"
-            )
+    if large:
+        found.append(f"KiB a bank: {', '.join(large)}; {fitted} {FITTED_BYTES // 1024}")
+    if wide:
+        found.append(f"bits a port: {', '.join(wide)}; {fitted} {FITTED_PORT_BITS}")
     return tuple(found)
