@@ -186,7 +186,11 @@ def test_standard_cells_are_mapped_by_every_script_and_added_up(tmp_path: Path) 
     (area,) = synthesize([SMALL_MUX], Target.LIBERTY, liberty=library, keep=tmp_path)
     assert set(area.cells) == {"nand", "not"}
     assert area.least == 2 * area.cells["nand"] + area.cells["not"]
-    assert len(area.square_micrometres) == len(ABC_SCRIPTS) == len(list(tmp_path.glob("small_mux_liberty_*.ys")))
+    assert (
+        len(area.square_micrometres)
+        == len(ABC_SCRIPTS)
+        == (tmp_path / "small_mux_liberty.ys").read_text().count("abc ")
+    )
     (single,) = synthesize([dot_design("and", Datapath.AND, 4, 1, "", simd=1)], Target.LIBERTY, liberty=library)
     assert single.square_micrometres == (12.0,) * 3
 

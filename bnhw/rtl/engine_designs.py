@@ -9,7 +9,7 @@ from bnhw.rtl.build import source_files, verilog_folder
 from bnhw.rtl.designs import Design
 from bnhw.rtl.parameters import parameters
 
-ENGINE_TARGETS = (Target.LIBERTY, Target.GENERIC)
+ENGINE_TARGETS = (Target.LIBERTY,)
 """Where whole engines are measured, which takes minutes each."""
 
 ENGINE_GROUP = ("Whole engines without their memories", ("engine, mux8", "engine, mul8x8"))
