@@ -10,13 +10,13 @@ import numpy as np
 from bnhw.dtypes import Array
 from bnhw.kernels.fused.machine_code import Run, load_interpreter
 from bnhw.kernels.permission import tile_configuration
-from bnhw.kernels.select import check_runnable
+from bnhw.kernels.select import FUSED_CHOICES, check_runnable, counted_planes
 from bnhw.plan import Plan, make_plan
 from bnhw.plan_memory import aligned_bytes
 from bnhw.plan_storage import Form
 from bnhw.program import Program
 
-MODULES: Mapping[str, str] = {"amx": "bnhw.kernels.fused.run_amx", "vnni": "bnhw.kernels.fused.run_vnni"}
+MODULES: Mapping[str, str] = {choice: f"bnhw.kernels.fused.run_{choice}" for choice in FUSED_CHOICES}
 """The interpreter of each choice of kernels; imported only where the machine has its instructions."""
 
 
@@ -31,7 +31,7 @@ class FusedProgram:
         check_runnable(kernels)
         self.program = program
         self.kernels = kernels
-        self.plan: Plan = make_plan(program, store_all=store_all)
+        self.plan: Plan = make_plan(program, store_all=store_all, most_planes=counted_planes(kernels))
         self._run: Run = load_interpreter(MODULES[kernels])
         configuration = tile_configuration()
         self._tiles = aligned_bytes(configuration.size)

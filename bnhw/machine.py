@@ -20,7 +20,7 @@ from bnhw.images import fit_pixels
 from bnhw.kernels.packing import pack_bits
 from bnhw.kernels.select import FUSED_CHOICES, REFERENCE_CHOICES, KernelSet, check_kernels, fused_choice, kernel_set
 from bnhw.kernels.types import BinaryWeights, IntegerWeights, PreparedConvolution
-from bnhw.plan import unplanned_kinds
+from bnhw.plan_order import unplanned_kinds
 from bnhw.program import (
     AddSaturating,
     Convolve,

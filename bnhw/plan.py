@@ -17,8 +17,8 @@ from bnhw.plan_memory import Store, first_narrow, list_forms, list_uses, planes_
 from bnhw.plan_order import Step, TailOperation, order_steps
 from bnhw.plan_storage import Fill, Place, place_tensors
 from bnhw.plan_tail import Pass, fuse_passes
+from bnhw.plan_words import STAGE_WORDS, WordForm, choose_words, list_word_taps, order_words, start_counts, words_name
 from bnhw.program import (
-    AddSaturating,
     Convolve,
     Join,
     LookUp,
@@ -27,9 +27,7 @@ from bnhw.program import (
     PoolMaximum,
     PoolSum,
     Program,
-    Requantise,
     SumGlobal,
-    Threshold,
 )
 
 GROUP_TILES = 8
@@ -61,32 +59,13 @@ class Plan:
     places: Mapping[str, Place]
 
 
-PLANNED = (
-    AddSaturating,
-    Convolve,
-    Join,
-    LookUp,
-    Multiply,
-    PadChannels,
-    PoolMaximum,
-    PoolSum,
-    Requantise,
-    SumGlobal,
-    Threshold,
-)
-"""Instructions that have a step."""
+def make_plan(program: Program, *, store_all: bool = False, most_planes: int = 0) -> Plan:
+    """Plan a well-formed program. With `store_all`, every tensor keeps a place of its own.
 
-
-def unplanned_kinds(program: Program) -> tuple[str, ...]:
-    """Kinds of instructions that no plan can hold, each once."""
-    kinds = (instruction.kind for instruction in program.instructions if not isinstance(instruction, PLANNED))
-    return tuple(dict.fromkeys(kinds))
-
-
-def make_plan(program: Program, *, store_all: bool = False) -> Plan:
-    """Plan a well-formed program. With `store_all`, every tensor keeps a place of its own."""
+    most_planes: see `bnhw.plan_words.choose_words`.
+    """
     steps = order_steps(program, store_all=store_all)
-    return _Planner(program, steps, share=not store_all).plan()
+    return _Planner(program, steps, choose_words(program, most_planes), share=not store_all).plan()
 
 
 class Area(Enum):
@@ -101,11 +80,12 @@ class Area(Enum):
 class _Planner:
     """A plan under construction; used once."""
 
-    def __init__(self, program: Program, steps: tuple[Step, ...], *, share: bool) -> None:
+    def __init__(self, program: Program, steps: tuple[Step, ...], words: Mapping[str, int], *, share: bool) -> None:
         self.program = program
         self.steps = steps
-        self.forms = list_forms(program, steps)
-        uses = list_uses(program, steps, self.forms)
+        self.words = words
+        self.forms = list_forms(program, steps, words)
+        uses = list_uses(program, steps, self.forms, words)
         self.own_from = first_narrow(program, steps)
         names = {name for reads, writes in uses[1 + self.own_from :] for name in (*reads, *writes)}
         shared = {name: form for name, form in self.forms.items() if name not in names}
@@ -263,38 +243,82 @@ class _Planner:
         return record
 
     def _write_convolve(self, convolve: Convolve, tail: tuple[TailOperation, ...]) -> None:
+        if convolve.output in self.words:
+            self._write_counting(convolve, tail)
+            return
         name = self._code_bytes(convolve.inputs[0])
         place, area = self._place(name)
         form, window = place.form, convolve.window
         weights = self.program.weights_of(convolve)
         order = order_weights(form, weights, window, convolve.groups, binary=convolve.weight_bits == 1)
-        rows, columns, outputs = self.program.tensor[convolve.output].shape
-        readings = [read_tensor(form, place.offset, taps, window, (rows, columns)) for taps in order.taps]
+        size = self.program.tensor[convolve.output].shape[:2]
+        readings = [read_tensor(form, place.offset, taps, window, size) for taps in order.taps]
         taps = self._write_taps(order, self._write_gather(readings, area))
-        stages = list_stages(order.taps[0])
-        tiles = _even(readings[0].tiles)
-        chunks = -(-outputs // LANES)
         zero = form.fill[0] if len(form.fill) == 1 else self._zero(convolve.inputs[0])
         starts = np.zeros((len(form.fill), len(order.weights) * PAIR), np.int64)
         starts[-1] = -zero * order.sums
-        record = [0] * fields.C_FIELDS
-        record[fields.C_KIND] = fields.CONVOLVE
-        record[fields.C_SOURCE] = readings[0].source or 0
-        record[fields.C_PITCH] = readings[0].pitch
-        record[fields.C_STEPS] = len(order.taps[0])
-        record[fields.C_TAPS] = taps
-        record[fields.C_TAPS_STRIDE] = 3 * len(order.taps[0]) if len(order.taps) > 1 else 0
-        record[fields.C_STAGES : fields.C_STAGE_COUNT + 1] = [self._append(_flatten(stages)), len(stages)]
-        record[fields.C_WEIGHTS : fields.C_BINARY + 1] = [self.constants.add(order.weights), int(order.binary)]
-        record[fields.C_STARTS] = self.constants.add(starts.astype(np.int32))
-        record[fields.C_CHUNKS] = chunks
-        record[fields.C_TILES : fields.C_TILE_COUNT + 1] = [self._append(_flatten(tiles)), len(tiles)]
-        record[fields.C_GROUP] = GROUP_TILES
-        record[fields.C_TAIL : fields.C_TAIL_COUNT + 1] = [self._write_tail(tail), self._tail_count]
-        record[fields.C_WIDTH : fields.C_PLANES + 1] = [columns, len(form.fill)]
+        kind = fields.WEIGHT_BITS if order.binary else fields.WEIGHT_BYTES
+        record = self._convolve_record(convolve, tail, readings[0], list_stages(order.taps[0]))
+        record[fields.C_TAPS : fields.C_TAPS_STRIDE + 1] = [taps, 3 * len(order.taps[0]) if len(order.taps) > 1 else 0]
+        record[fields.C_WEIGHTS : fields.C_STARTS + 1] = self._keep(order.weights, kind, starts)
+        record[fields.C_PLANES] = len(form.fill)
         at = self._write(record)
         self.offsets.append((at + fields.C_SOURCE, _panel_of(area) if readings[0].source is None else area))
         self.panel_bytes = max(self.panel_bytes, len(order.taps[0]) * fields.PANEL_BYTES)
+
+    def _write_counting(self, convolve: Convolve, tail: tuple[TailOperation, ...]) -> None:
+        """A convolution whose bits are counted."""
+        source, planes = convolve.inputs[0], self.words[convolve.output]
+        place, area = self._pack(source)
+        assert isinstance(place.form, WordForm)
+        weights, window = self.program.weights_of(convolve), convolve.window
+        bipolar = self.program.tensor[source].bipolar
+        taps = list_word_taps(place.form, window)
+        size = self.program.tensor[convolve.output].shape[:2]
+        reading = read_tensor(place.form, place.offset, taps, window, size, gather=False)
+        starts = start_counts(weights, self.forms[source].fill[0], planes, bipolar=bipolar)
+        kind = fields.WEIGHT_WORDS_BIPOLAR if bipolar else fields.WEIGHT_WORDS
+        record = self._convolve_record(convolve, tail, reading, list_stages(taps, STAGE_WORDS))
+        offsets = [number for offset, pitch in reading.offsets for number in (offset, pitch, LANES)]
+        record[fields.C_TAPS] = self._append([*offsets, 0, 0, 0])
+        record[fields.C_WEIGHTS : fields.C_STARTS + 1] = self._keep(order_words(weights), kind, starts)
+        record[fields.C_PLANES] = planes
+        self.offsets.append((self._write(record) + fields.C_SOURCE, area))
+
+    def _pack(self, name: str) -> tuple[Place, Area]:
+        """Where the words of a tensor lie, which are written when first needed."""
+        place, area = self._place(words_name(name))
+        if words_name(name) not in self.split:
+            self.split.add(words_name(name))
+            assert isinstance(place.form, WordForm)
+            at = self._write([fields.PACK, self._tensor(name), place.offset, place.form.planes])
+            self.offsets.append((at + fields.K_TO, area))
+        return place, area
+
+    def _keep(self, weights: Array, kind: int, starts: Array) -> list[int]:
+        """Store weights and what sums start from; the fields from `C_WEIGHTS` to `C_STARTS`."""
+        return [self.constants.add(weights), kind, self.constants.add(starts.astype(np.int32))]
+
+    def _convolve_record(
+        self,
+        convolve: Convolve,
+        tail: tuple[TailOperation, ...],
+        reading: Reading,
+        stages: tuple[tuple[int, int, int], ...],
+    ) -> list[int]:
+        """The record of a convolution without its taps and weights."""
+        _, columns, outputs = self.program.tensor[convolve.output].shape
+        tiles = _even(reading.tiles)
+        record = [0] * fields.C_FIELDS
+        record[fields.C_KIND] = fields.CONVOLVE
+        record[fields.C_SOURCE : fields.C_STEPS + 1] = [reading.source or 0, reading.pitch, len(reading.offsets)]
+        record[fields.C_STAGES : fields.C_STAGE_COUNT + 1] = [self._append(_flatten(stages)), len(stages)]
+        record[fields.C_CHUNKS] = -(-outputs // LANES)
+        record[fields.C_TILES : fields.C_TILE_COUNT + 1] = [self._append(_flatten(tiles)), len(tiles)]
+        record[fields.C_GROUP] = GROUP_TILES
+        record[fields.C_TAIL : fields.C_TAIL_COUNT + 1] = [self._write_tail(tail), self._tail_count]
+        record[fields.C_WIDTH] = columns
+        return record
 
     def _zero(self, name: str) -> int:
         tensor = self.program.tensor[name]

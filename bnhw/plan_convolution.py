@@ -83,15 +83,20 @@ def list_taps(form: Form, blocks: Sequence[int], window: Window) -> tuple[Tap, .
     )
 
 
-def read_tensor(form: Form, offset: int, taps: Sequence[Tap], window: Window, result: tuple[int, int]) -> Reading:
-    """Tiles over `result` (rows, columns) pixels of a tensor at an arena offset."""
+def read_tensor(
+    form: Form, offset: int, taps: Sequence[Tap], window: Window, result: tuple[int, int], *, gather: bool = True
+) -> Reading:
+    """Tiles over `result` (rows, columns) pixels of a tensor at an arena offset.
+
+    gather: whether pixels may be copied first; else tiles are as wide as narrow images are.
+    """
     rows, columns = result
     top, left = window.pads[:2]
     start = form.origin - top * form.row_pixels - left
     is_flat = form.row_pixels == columns and window.stride == (1, 1)
     if is_flat:
         tiles = flat_tiles(rows, columns, start)
-    elif columns / (-(-columns // LANES) * LANES) >= DIRECT_SHARE:
+    elif not gather or columns / (-(-columns // LANES) * LANES) >= DIRECT_SHARE:
         down, across = window.stride
         tiles = tuple(
             (start + row * down * form.row_pixels + column * across, row, column, min(LANES, columns - column))
@@ -263,14 +268,14 @@ def _pack(panels: Array) -> Array:
     return bits.view(np.uint64).reshape(*panels.shape[:2], 2 * LANES)
 
 
-def list_stages(taps: Sequence[Tap]) -> tuple[tuple[int, int, int], ...]:
-    """(first step, end, whether another plane starts) of runs of steps, none much longer than `STAGE_STEPS`."""
+def list_stages(taps: Sequence[Tap], most: int = STAGE_STEPS) -> tuple[tuple[int, int, int], ...]:
+    """(first step, end, whether another plane starts) of runs of steps, none longer than `most`."""
     stages = []
     planes = [tap.plane for tap in taps]
     start = 0
     while start < len(taps):
         end = start + planes[start:].count(planes[start])
-        parts = -(-(end - start) // STAGE_STEPS)
+        parts = -(-(end - start) // most)
         bounds = [start + (end - start) * part // parts for part in range(parts + 1)]
         for part in range(parts):
             stages.append((bounds[part], bounds[part + 1], int(part == 0 and start > 0)))

@@ -9,6 +9,7 @@ import numpy as np
 from bnhw.dtypes import Array
 from bnhw.plan_order import Step
 from bnhw.plan_storage import Form, code_form, planes_form
+from bnhw.plan_words import word_form, words_name
 from bnhw.program import Convolve, Program
 
 NARROW_PIXELS = 128
@@ -55,8 +56,11 @@ def planes_name(name: str) -> str:
     return f"{name} in planes"
 
 
-def list_forms(program: Program, steps: tuple[Step, ...]) -> Mapping[str, Form]:
-    """The form of every tensor in memory; its borders are as wide as its convolutions' padding."""
+def list_forms(program: Program, steps: tuple[Step, ...], words: Mapping[str, int]) -> Mapping[str, Form]:
+    """The form of every tensor in memory; its borders are as wide as its convolutions' padding.
+
+    words: see `bnhw.plan_words.choose_words`.
+    """
     pads: dict[str, tuple[int, int, int, int]] = {}
     for instruction in program.instructions:
         if isinstance(instruction, Convolve):
@@ -73,21 +77,30 @@ def list_forms(program: Program, steps: tuple[Step, ...]) -> Mapping[str, Form]:
                 forms[planes_name(name)] = planes_form(tensor, pads[name])
         else:
             forms[name] = code_form(tensor, pads.get(name, (0, 0, 0, 0)))
+    for instruction in program.instructions:
+        if instruction.output in words:
+            name = instruction.inputs[0]
+            forms[words_name(name)] = word_form(forms[name], words[instruction.output])
     return forms
 
 
 def list_uses(
-    program: Program, steps: Sequence[Step], forms: Mapping[str, Form]
+    program: Program, steps: Sequence[Step], forms: Mapping[str, Form], words: Mapping[str, int]
 ) -> Sequence[tuple[Sequence[str], Sequence[str]]]:
-    """What each step reads and writes in memory; planes are written by the first convolution that reads them."""
+    """What each step reads and writes in memory; planes and words are written by the first convolution that reads them.
+
+    words: see `bnhw.plan_words.choose_words`.
+    """
     uses: list[tuple[Sequence[str], Sequence[str]]] = [((), (program.input,))]
     split: set[str] = set()
     for step in steps:
         reads, writes = list(step.reads), list(step.writes)
-        if isinstance(step.main, Convolve) and planes_name(step.main.inputs[0]) in forms:
-            planes = planes_name(step.main.inputs[0])
-            (reads if planes in split else writes).append(planes)
-            split.add(planes)
+        if isinstance(step.main, Convolve):
+            name = step.main.inputs[0]
+            other = words_name(name) if step.main.output in words else planes_name(name)
+            if other in forms:
+                (reads if other in split else writes).append(other)
+                split.add(other)
         uses.append((reads, writes))
     return [*uses, ((program.output,), ())]
 

@@ -9,9 +9,45 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bnhw.kernels.fused.fields import SLOTS
-from bnhw.program import AddSaturating, Convolve, Instruction, Program, Requantise, Threshold
+from bnhw.program import (
+    AddSaturating,
+    Convolve,
+    Instruction,
+    Join,
+    LookUp,
+    Multiply,
+    PadChannels,
+    PoolMaximum,
+    PoolSum,
+    Program,
+    Requantise,
+    SumGlobal,
+    Threshold,
+)
 
 Elementwise = Requantise | Threshold | AddSaturating
+
+
+PLANNED = (
+    AddSaturating,
+    Convolve,
+    Join,
+    LookUp,
+    Multiply,
+    PadChannels,
+    PoolMaximum,
+    PoolSum,
+    Requantise,
+    SumGlobal,
+    Threshold,
+)
+"""Instructions that have a step."""
+
+
+def unplanned_kinds(program: Program) -> tuple[str, ...]:
+    """Kinds of instructions that no plan can hold, each once."""
+    kinds = (instruction.kind for instruction in program.instructions if not isinstance(instruction, PLANNED))
+    return tuple(dict.fromkeys(kinds))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

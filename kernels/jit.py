@@ -80,16 +80,21 @@ OWNER_DESTRUCTOR = re.compile(r"^declare void @NRT_MemInfo_call_dtor\((ptr|i8\*)
 NOTHING = r"define internal void @NRT_MemInfo_call_dtor(\1 %0) { ret void }"
 
 
+def llvm_text(symbol: str, arguments: tuple[nb.Type, ...], function: Callable[..., Any]) -> str:
+    """An optimised LLVM module that defines one symbol, for this process's target."""
+    wrappers: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    dispatcher = numba.njit(nogil=True, **wrappers)(function)
+    with _COMPILING:
+        dispatcher.compile(arguments)
+    (result,) = dispatcher.overloads.values()
+    text = OWNER_DESTRUCTOR.sub(NOTHING, result.library.get_llvm_str())
+    return text.replace(result.fndesc.llvm_func_name, symbol)
+
+
 def _emit_object(symbol: str, arguments: tuple[nb.Type, ...], function: Callable[..., Any]) -> Callable[[], bytes]:
     @wraps(function)
     def emit() -> bytes:
-        wrappers: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-        dispatcher = numba.njit(nogil=True, **wrappers)(function)
-        with _COMPILING:
-            dispatcher.compile(arguments)
-        (result,) = dispatcher.overloads.values()
-        text = OWNER_DESTRUCTOR.sub(NOTHING, result.library.get_llvm_str())
-        module = binding.parse_assembly(text.replace(result.fndesc.llvm_func_name, symbol))
+        module = binding.parse_assembly(llvm_text(symbol, arguments, function))
         triple, cpu, features = cpu_target.target_context.codegen().magic_tuple()
         target = binding.Target.from_triple(triple)
         code: bytes = target.create_target_machine(cpu=cpu, features=features, opt=3, jit=True).emit_object(module)

@@ -45,7 +45,19 @@ BAD_OPTIONS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("verify", "digits.bnhw", *IMAGES, "--min-agreement", "99"), "name it with --float MODEL.onnx"),
     (("verify", "digits.bnhw", *IMAGES, "--float", "digits.onnx", "--min-agreement", "100.1"), "--min-agreement"),
     (("verify", "digits.bnhw", *IMAGES, "--tensors", "0"), "--tensors"),
-    (("report", "digits.bnhw", "--format", "html"), "--format 'html' is not available; choose text or json"),
+    (("report", "digits.bnhw", "--format", "pdf"), "--format 'pdf' is not available; choose text, json or html"),
+    (("report", "digits.bnhw", "--format", "html"), "--format html makes a file; name it with -o FILE.html"),
+    (
+        ("report", "digits.bnhw", "--arch", "gone"),
+        "'gone': no such file, and none of the shipped engines: engine-16x64",
+    ),
+    (("report", "digits.bnhw", "--arch", "engine-16x64", "--tech", "gone"), "gone: .*give a TOML file or one of 22nm"),
+    (("report", "digits.bnhw", "--tech", "28nm"), "a technology prices what happens on an engine; name an engine, too"),
+    (
+        ("report", "--validate-energy", "--format", "html", "-o", "x.html"),
+        "--validate-energy is printed as text or json",
+    ),
+    (("report", "--validate-energy", "--arch", "engine-16x64"), "leave out engine-16x64"),
     (("report", "digits.bnhw", "-o", "no/report.txt"), "no/report.txt: cannot be written"),
     (("report", "digits.bnhw", "-o", "."), "it is no regular file"),
     (("report", "digits.bnhw", "-o", "images.npz/report.txt"), "Not a directory"),
@@ -118,7 +130,8 @@ def test_a_bad_choice_of_kernels_in_the_environment_is_refused(
 ) -> None:
     monkeypatch.setenv("BNHW_KERNELS", "nonsense")
     assert_refused(
-        call("run", "digits.bnhw", *IMAGES), "BNHW_KERNELS='nonsense': expected one of auto, amx, vnni, reference"
+        call("run", "digits.bnhw", *IMAGES),
+        "BNHW_KERNELS='nonsense': expected one of auto, amx, vnni, avx2, portable, reference",
     )
 
 
@@ -126,7 +139,7 @@ def test_verifying_the_reference_of_the_environment_is_refused(
     files: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BNHW_KERNELS", "reference")
-    others = "auto, amx, vnni, multiplexer, bit_serial, checked"
+    others = "auto, amx, vnni, avx2, portable, multiplexer, bit_serial, checked"
     message = f"BNHW_KERNELS=reference: it would .*; choose one of {others} with --kernels"
     assert_refused(call("verify", "digits.bnhw", *IMAGES), message)
     assert call("verify", "digits.bnhw", *IMAGES, "--kernels", "bit_serial").code == 0

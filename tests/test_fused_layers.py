@@ -16,11 +16,16 @@ from bnhw.ops import Window
 from bnhw.plan import make_plan
 from bnhw.plan_order import order_steps
 from bnhw.plan_tail import fuse_passes
+from bnhw.plan_words import choose_words
 from bnhw.program import Program, Tensor
 
 BYTE = Tensor(name="", shape=(1, 1, 1), dtype=IntegerType(bits=8, signed=False), scale=1.0, zero_point=3)
 SIGNED = Tensor(name="", shape=(1, 1, 1), dtype=IntegerType(bits=5, signed=True), scale=1.0, zero_point=-2)
 TWELVE = Tensor(name="", shape=(1, 1, 1), dtype=IntegerType(bits=12, signed=True), scale=1.0, zero_point=7)
+TWO = Tensor(name="", shape=(1, 1, 1), dtype=IntegerType(bits=2, signed=False), scale=1.0, zero_point=1)
+TWO_SIGNED = Tensor(name="", shape=(1, 1, 1), dtype=IntegerType(bits=2, signed=True), scale=1.0, zero_point=-1)
+THREE = Tensor(name="", shape=(1, 1, 1), dtype=IntegerType(bits=3, signed=False), scale=1.0)
+ONE = Tensor(name="", shape=(1, 1, 1), dtype=BIT, scale=1.0, zero_point=1)
 BIPOLAR = Tensor(name="", shape=(1, 1, 1), dtype=BIT, scale=1.0, bipolar=True)
 RESIDUAL = Tensor(name="", shape=(1, 1, 1), dtype=IntegerType(bits=16, signed=True), scale=1.0)
 
@@ -72,6 +77,13 @@ LAYERS = (
     Layer(size=(20, 20), channels=140, outputs=70, groups=7),
     Layer(size=(16, 16), channels=64, outputs=64, codes=BIPOLAR),
     Layer(size=(18, 18), channels=50, outputs=64, codes=BIPOLAR),
+    Layer(size=(16, 16), channels=64, outputs=64, codes=TWO),
+    Layer(size=(9, 21), channels=128, outputs=70, codes=TWO_SIGNED),
+    Layer(size=(8, 8), channels=640, outputs=40, codes=THREE, stride=(2, 2)),
+    Layer(size=(6, 5), channels=100, outputs=16, codes=ONE, pads=(0, 2, 1, 0)),
+    Layer(size=(3, 3), channels=320, outputs=17, codes=BIPOLAR, pads=(2, 2, 2, 2)),
+    Layer(size=(11, 40), channels=120, outputs=33, codes=BIPOLAR, stride=(1, 2), kernel=(5, 3), pads=(2, 1, 2, 1)),
+    Layer(size=(7, 7), channels=256, outputs=10, kernel=(1, 1), pads=(0, 0, 0, 0), codes=BIPOLAR),
     Layer(size=(16, 16), channels=64, outputs=64, codes=SIGNED),
     Layer(size=(9, 9), channels=33, outputs=64, codes=SIGNED, pads=(2, 0, 1, 2)),
 )
@@ -101,7 +113,7 @@ SIZES = st.tuples(st.integers(1, 24), st.integers(1, 40))
     kernel=st.sampled_from(((1, 1), (3, 3), (2, 5), (4, 1))),
     stride=st.sampled_from(((1, 1), (2, 2), (1, 2), (3, 1))),
     pads=st.sampled_from(((0, 0, 0, 0), (1, 1, 1, 1), (0, 2, 1, 0))),
-    codes=st.sampled_from((BYTE, SIGNED, TWELVE, BIPOLAR)),
+    codes=st.sampled_from((BYTE, SIGNED, TWELVE, BIPOLAR, ONE, TWO, TWO_SIGNED, THREE)),
     seed=st.integers(0, 2**16),
 )
 def test_layers_of_any_size_are_those_of_the_reference(
@@ -191,6 +203,45 @@ def test_one_bit_weights_stay_one_bit() -> None:
     one_bit, bytes_ = (make_plan(Layer(channels=256, outputs=256, bits=bits).program()) for bits in (1, 2))
     weights_bytes = 9 * 256 * 256
     assert bytes_.constants.size - one_bit.constants.size == weights_bytes * 7 // 8
+
+
+COUNTED = (  # layer, most planes, planes that are counted (0: multiplied)
+    (Layer(codes=TWO), 2, 2),
+    (Layer(codes=TWO), 1, 0),
+    (Layer(codes=TWO, bits=2), 2, 0),
+    (Layer(codes=TWO, channels=128, groups=2), 2, 0),
+    (Layer(codes=BIPOLAR), 1, 2),
+    (Layer(codes=BIPOLAR), 0, 0),
+    (Layer(codes=ONE, channels=65), 1, 0),
+    (Layer(codes=ONE, channels=65), 2, 1),
+    (Layer(codes=BYTE), 3, 0),
+)
+
+
+@pytest.mark.parametrize(("layer", "most_planes", "planes"), COUNTED, ids=str)
+def test_bits_are_counted_where_that_is_faster(layer: Layer, most_planes: int, planes: int) -> None:
+    program = layer.program()
+    assert list(choose_words(program, most_planes).values()) == ([planes] if planes else [])
+    plan = make_plan(program, most_planes=most_planes)
+    size = int(plan.table[fields.H_SIZE])
+    steps = plan.table[fields.H_FIELDS : fields.H_FIELDS + plan.table[fields.H_STEPS]]
+    kinds = [int(plan.table[at]) for at in steps if at < size]
+    assert kinds.count(fields.PACK) == int(planes > 0)
+
+
+def test_words_are_packed_once_for_all_that_read_them() -> None:
+    builder = Builder(random=np.random.default_rng(0), shape=(6, 6, 64))
+    codes = builder.look_up(builder.tensors["image"], TWO, per_channel=True)
+    window = Window(kernel=(3, 3), pads=(1, 1, 1, 1))
+    sums = [builder.convolve(codes, window, groups=1, out_channels=32, bits=bits) for bits in (1, 1, 2)]
+    wide = [builder.requantise(one, RESIDUAL, multiplier_bits=12) for one in sums]
+    total = builder.add(builder.add(wide[0], wide[1], -3000, 3000), wide[2], -3000, 3000)
+    program = builder.program(builder.sum_global(total))
+    plan = make_plan(program, most_planes=2)
+    steps = plan.table[fields.H_FIELDS : fields.H_FIELDS + plan.table[fields.H_STEPS]]
+    assert [int(plan.table[at]) for at in steps].count(fields.PACK) == 1
+    for kernels in CHOICES:
+        assert_equal_to_reference(program, images_for(program, 9), kernels)
 
 
 def test_a_tensor_gives_its_place_to_another_of_its_form() -> None:

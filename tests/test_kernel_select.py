@@ -79,7 +79,9 @@ def test_last_limit_applies_to_every_machine() -> None:
 
 
 def test_unknown_names_are_refused_with_the_allowed_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"'fast'.*auto, amx, vnni, reference, multiplexer, bit_serial, checked"):
+    with pytest.raises(
+        ValueError, match=r"'fast'.*auto, amx, vnni, avx2, portable, reference, multiplexer, bit_serial, checked"
+    ):
         choose("fast", "binary", BIPOLAR, NOTHING)
     with pytest.raises(ValueError, match="expected one of auto"):
         kernel_set("fast")
@@ -99,15 +101,17 @@ def test_whole_programs_run_on_the_best_that_the_machine_has(monkeypatch: pytest
     assert [fused_choice(c) for c in ("auto", "amx", "vnni", "bit_serial")] == ["amx", "amx", "vnni", None]
     features("vnni")
     assert fused_choice("auto") == "vnni"
+    features("avx2")
+    assert fused_choice("auto") == "avx2"
     features()
-    assert fused_choice("auto") is None
-    assert set(runnable_choices()) == set(KERNEL_CHOICES) - set(FUSED_CHOICES)
+    assert [fused_choice(c) for c in ("auto", "portable")] == [None, "portable"]
+    assert set(runnable_choices()) == set(KERNEL_CHOICES) - set(FUSED_CHOICES) | {"portable"}
 
 
 def test_kernels_that_the_machine_cannot_run_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(select, "host_features", lambda: frozenset({"avx2"}))
     with pytest.raises(
-        ValueError, match=r"cannot run 'vnni', it lacks the CPU features avx512.*one of auto, reference"
+        ValueError, match=r"cannot run 'vnni', it lacks the CPU features avx512.*one of auto, avx2, portable, reference"
     ):
         kernel_set("vnni")
     monkeypatch.setattr(select, "host_features", lambda: FUSED_CHOICES["amx"])

@@ -21,6 +21,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "run": execute.run,
     "verify": execute.verify,
     "report": describe.report,
+    "compare": describe.compare,
 }
 """Every command by its name, in the order of the help."""
 

@@ -15,6 +15,12 @@ FETCH = 2
 DRAIN = 6
 """Registers from the issue of a step's last cycle to its last write."""
 
+WEIGHT_LOAD = 1
+"""Cycles in which a word of weights is put into the array (weight-stationary)."""
+
+PARTIAL_SUM_LATENCY = 5
+"""Cycles from the last plane of a pixel in one pass to its earliest in the next: its sum is in memory by then."""
+
 DESCRIPTOR_BITS = 1024
 """One word of the descriptor memory."""
 

@@ -184,6 +184,11 @@ class Step:
     columns: int
 
     @property
+    def position_classes(self) -> Array | None:
+        """The row of constants of each output pixel, or None where one serves all."""
+        return self.post.position_classes if isinstance(self.post, ArithmeticUnit | ThresholdUnit) else None
+
+    @property
     def pixels(self) -> int:
         """Output pixels."""
         return self.rows * self.columns

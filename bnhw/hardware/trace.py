@@ -69,7 +69,9 @@ class StepTrace:
     name: the tensor it writes. instructions: the outputs of the program's instructions that it executes, in order.
     actions: operations of the program's instructions, as `bnhw.count` counts them, padding waste left out.
     post_actions: those of `actions` that are not a convolution's: what the post stage, the add and the lanes execute.
-    macs_full counts padded taps, macs_trimmed only real ones; macs_executed is array cycles * pe * simd.
+    macs_full counts padded taps, macs_trimmed only real ones; macs_executed is array cycles * pe * simd; macs_idle are
+    those executed where there is no weight: channels that fill no block or word, or lie outside a group.
+    tiles: parts in which the step runs.
     reads_bits, writes_bits: bits that pass each memory's ports, whole words.
     """
 
@@ -82,6 +84,8 @@ class StepTrace:
     macs_full: int = 0
     macs_trimmed: int = 0
     macs_executed: int = 0
+    macs_idle: int = 0
+    tiles: int = 1
     reads_bits: Mapping[MemoryKind, int]
     writes_bits: Mapping[MemoryKind, int]
 
@@ -112,6 +116,12 @@ class Trace:
         """Real MACs over what the array could do in all cycles; 0 for a program without any."""
         macs = sum(step.macs_trimmed for step in self.steps)
         return macs / (self.cycles.total * self.pe * self.simd) if macs else 0.0
+
+    @property
+    def padding_waste(self) -> float:
+        """The part of all executed MACs that was idle: channels that are no multiple of pe and simd; 0 without any."""
+        executed = sum(step.macs_executed for step in self.steps)
+        return sum(step.macs_idle for step in self.steps) / executed if executed else 0.0
 
     def bits(self, direction: str) -> Mapping[MemoryKind, int]:
         """Bits read (`reads_bits`) or written (`writes_bits`) in each memory by all steps."""

@@ -26,7 +26,7 @@ H_STEPS, H_OWN, H_GROUP, H_SIZE = range(4)
 H_FIELDS = 4
 
 # Every step starts with its kind.
-CONVOLVE, MAP, GATHER, SPLIT, IMAGE, LOOK_UP, COPY, POOL_SUM, POOL_MAXIMUM, OUTPUT, PRODUCT = range(11)
+CONVOLVE, MAP, GATHER, SPLIT, IMAGE, LOOK_UP, COPY, POOL_SUM, POOL_MAXIMUM, OUTPUT, PRODUCT, PACK = range(12)
 
 # A tensor.
 T_BASE, T_SIZE, T_BIAS, T_SHIFT, T_ROW, T_ORIGIN, T_BLOCKS, T_PLANE, T_LAST, T_HEIGHT, T_WIDTH, T_CHANNELS = range(12)
@@ -45,7 +45,7 @@ T_FIELDS = 12
     C_STAGES,  # table: (first step, end, whether the sums are shifted by 8 bits before)
     C_STAGE_COUNT,
     C_WEIGHTS,  # constants
-    C_BINARY,  # 1: a bit each, else int8
+    C_BINARY,  # `WEIGHT_*`
     C_STARTS,  # constants: int32 [planes][chunks][16], what sums start from
     C_CHUNKS,
     C_TILES,  # table: (pixel, row, column, pixels that count) of each tile
@@ -54,9 +54,14 @@ T_FIELDS = 12
     C_TAIL,  # table
     C_TAIL_COUNT,
     C_WIDTH,  # of the result
-    C_PLANES,
+    C_PLANES,  # of bytes, or of bits where bits are counted
 ) = range(19)
 C_FIELDS = 19
+WEIGHT_BYTES, WEIGHT_BITS, WEIGHT_WORDS, WEIGHT_WORDS_BIPOLAR = range(4)
+"""How weights lie: int8; a bit each in the order of tiles; a word of 64 channels for each output, whose bits are
+counted with planes of packed codes, or with packed bipolar codes."""
+STEP_WORDS_BYTES = 256
+"""Weights of one step and two chunks, a bit each."""
 TILE_FIELDS = 4
 
 # MAP: the tail alone; the first operation loads.
@@ -93,6 +98,11 @@ PIECE_FIELDS = 6
 # SPLIT: codes of more than 8 bits as planes of 8; T of source, T of the lowest plane, bytes of a plane, planes, bias
 S_KIND, S_FROM, S_TO, S_PLANES, S_PLANE_BYTES, S_BIAS = range(6)
 S_FIELDS = 6
+
+# PACK: bytes of a tensor as bits, one word of each plane for 64 channels of each pixel, borders included
+K_KIND, K_FROM, K_TO, K_PLANES = range(4)
+"""T of the source; arena offset of [block][pixel][plane] uint64; planes."""
+K_FIELDS = 4
 
 # IMAGE: the next image into a tensor. OUTPUT: a tensor of one pixel into the logits.
 I_KIND, I_TENSOR = range(2)

@@ -2,116 +2,11 @@
 
 from numba import int64
 
-from bnhw.kernels.fused.fields import (
-    C_BINARY,
-    C_CHUNKS,
-    C_GROUP,
-    C_PITCH,
-    C_SOURCE,
-    C_STAGE_COUNT,
-    C_STAGES,
-    C_STARTS,
-    C_STEPS,
-    C_TAPS,
-    C_TAPS_STRIDE,
-    C_TILE_COUNT,
-    C_TILES,
-    C_WEIGHTS,
-    CONVOLVE,
-    H_FIELDS,
-    H_GROUP,
-    H_OWN,
-    H_SIZE,
-    H_STEPS,
-    PANEL_BYTES,
-    SLOT_BYTES,
-    TILE_BYTES,
-    TILE_FIELDS,
-)
-from bnhw.kernels.fused.interpreter import Batch, Memory, Table, finish_sums, run_for_images
+from bnhw.kernels.fused.interpreter import Table
 from bnhw.kernels.fused.machine_code import ENTRY
-from bnhw.kernels.fused.panels import expand_panel, fill_slot, shift_sums
-from bnhw.kernels.fused.vnni import ROWS, multiply_rows
-from bnhw.kernels.jit import inline, machine_code, tensor_in
-
-
-@inline
-def multiply_steps(
-    table: Table, taps: int, source: int, pitch: int, tile: int, first: int, end: int, panel: int, slot: int
-) -> None:
-    """Steps first..end of two tiles, eight pixels after the other."""
-    for half in range(2):
-        start = table[tile + half * TILE_FIELDS]
-        rows = table[tile + half * TILE_FIELDS + 3]
-        for row in range(0, rows, ROWS):
-            for step in range(first, end):
-                tap = taps + 3 * step
-                pixel = table[tap + 1]
-                multiply_rows(
-                    slot + 2 * half * TILE_BYTES + 64 * row,
-                    source + table[tap] + (start + row * pitch) * pixel,
-                    pitch * pixel,
-                    panel + step * PANEL_BYTES,
-                )
-
-
-@inline
-def convolve_group(table: Table, at: int, memory: Memory, chunk: int, group: int, is_first: bool) -> None:
-    """Two chunks of some tiles of pixels, whose sums stay in the first cache between stages.
-
-    is_first: whether the weights are to be expanded, not yet done for another image.
-    """
-    constants, arena, _, _, sums, panel = memory
-    taps = table[at + C_TAPS] + chunk // 2 * table[at + C_TAPS_STRIDE]
-    steps, chunks, pitch = table[at + C_STEPS], table[at + C_CHUNKS], table[at + C_PITCH]
-    is_binary = table[at + C_BINARY] == 1
-    weights = constants + table[at + C_WEIGHTS] + chunk // 2 * steps * (256 if is_binary else PANEL_BYTES)
-    source = arena + table[at + C_SOURCE]
-    starts = constants + table[at + C_STARTS] + chunk * 64
-    end = min(group + table[at + C_GROUP], table[at + C_TILE_COUNT])
-    plane = 0
-    for stage in range(table[at + C_STAGE_COUNT]):
-        bounds = table[at + C_STAGES] + 3 * stage
-        first, last = table[bounds], table[bounds + 1]
-        plane += table[bounds + 2]
-        if is_binary and is_first and group == 0:
-            for step in range(first, last):
-                expand_panel(weights + step * 256, panel + step * PANEL_BYTES, table[taps + 3 * step + 2])
-        for number in range(group, end, 2):
-            tile = table[at + C_TILES] + number * TILE_FIELDS
-            slot = sums + (number - group) // 2 * SLOT_BYTES
-            if stage == 0:
-                fill_slot(slot, starts)
-            elif table[bounds + 2]:
-                shift_sums(slot, starts + plane * ((chunks + 1) // 2) * 128)
-            expanded = panel if is_binary else weights
-            multiply_steps(table, taps, source, pitch, tile, first, last, expanded, slot)
-            if stage == table[at + C_STAGE_COUNT] - 1:
-                finish_sums(table, at, memory, chunk, tile, slot)
-
-
-@inline
-def convolve(table: Table, at: int, first_image: int, end_image: int, memory: Memory) -> None:
-    """All sums of some images, their weights expanded once."""
-    size = table[H_SIZE]
-    for chunk in range(0, table[at + C_CHUNKS], 2):
-        for image in range(first_image, end_image):
-            own = table[image * size : (image + 1) * size]
-            for group in range(0, table[at + C_TILE_COUNT], table[at + C_GROUP]):
-                convolve_group(own, at, memory, chunk, group, image == first_image)
-
-
-@inline
-def run_steps(
-    table: Table, first: int, end: int, first_image: int, end_image: int, memory: Memory, batch: Batch
-) -> None:
-    """Steps first..end for some images of a group."""
-    for number in range(first, end):
-        at = table[H_FIELDS + number]
-        if table[at] == CONVOLVE:
-            convolve(table, at, first_image, end_image, memory)
-        else:
-            run_for_images(table, at, first_image, end_image, memory, batch)
+from bnhw.kernels.fused.rows import run_program
+from bnhw.kernels.fused.vnni import ROWS, multiply_bytes, multiply_signs
+from bnhw.kernels.jit import machine_code, tensor_in
 
 
 @machine_code(ENTRY, tensor_in(int64, 1), *(int64,) * 12)
@@ -132,9 +27,5 @@ def run(
 ) -> None:
     """Run every step for every image; addresses of aligned memory, see `bnhw.plan`. `tiles` is not used."""
     memory = (constants, arena, counts, slots, sums, panel)
-    for start in range(0, image_count, table[H_GROUP]):
-        count = min(table[H_GROUP], image_count - start)
-        batch = (images + start * image_bytes, image_bytes, logits + start * logit_bytes, logit_bytes)
-        for image in range(count):
-            run_steps(table, 0, table[H_OWN], image, image + 1, memory, batch)
-        run_steps(table, table[H_OWN], table[H_STEPS], 0, count, memory, batch)
+    batch = (images, image_bytes, logits, logit_bytes)
+    run_program(table, memory, batch, image_count, ROWS, multiply_signs, multiply_bytes)

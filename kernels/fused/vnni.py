@@ -7,13 +7,22 @@ from numba import intp
 from numba import types as nb
 
 from bnhw.kernels.fused.vectors import I32, LINE, PLAIN, broadcast, call, load_at, store_at
-from bnhw.kernels.jit import intrinsic
+from bnhw.kernels.jit import inline, intrinsic
 from bnhw.kernels.vectors import Generator
 
 ROWS = 8
 """Pixels at once: their sums of two chunks take half of the registers."""
 OPERAND = LINE if binding.llvm_version_info[0] >= 22 else PLAIN
 """LLVM 22 changed the type that the intrinsic declares for bytes."""
+
+
+@inline
+def multiply_bytes(slot: int, pixels: int, stride: int, panel: int) -> None:
+    """See `bnhw.kernels.fused.rows`."""
+    multiply_rows(slot, pixels, stride, panel)
+
+
+multiply_signs = multiply_bytes
 
 
 @intrinsic

@@ -1,0 +1,97 @@
+"""Convolutions whose bits are counted: 1-bit weights and codes of few bits, 64 channels in a word.
+
+See `bnhw.kernels.fused.words` for the arithmetic.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from bnhw.dtypes import Array
+from bnhw.kernels.fused.fields import BLOCK
+from bnhw.ops import Window
+from bnhw.plan_convolution import PAIR, Tap
+from bnhw.plan_storage import Form
+from bnhw.program import Convolve, Program
+
+WORD_BYTES = 8
+STAGE_WORDS = 48
+"""Most steps between which counts stay in registers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WordForm(Form):
+    """The form of a tensor's bits: [block][pixel][plane] uint64. Packing writes all of it; nothing is filled."""
+
+    planes: int
+
+    @property
+    def blocks(self) -> tuple[int, int]:
+        """Blocks of up to 64 channels, all of one word."""
+        return -(-self.shape[2] // BLOCK), 0
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all blocks."""
+        return self.blocks[0] * self.pixels * WORD_BYTES * self.planes
+
+    def block(self, number: int) -> tuple[int, int]:
+        """(byte offset of a block, bytes of one of its pixels)."""
+        pitch = WORD_BYTES * self.planes
+        return number * self.pixels * pitch, pitch
+
+
+def choose_words(program: Program, most_planes: int) -> Mapping[str, int]:
+    """The convolutions whose bits are counted, by the tensor they write: how many planes their codes have.
+
+    most_planes: how many passes over full words take less time than multiplying; words that are not full count more.
+    """
+    chosen = {}
+    for instruction in program.instructions:
+        if not isinstance(instruction, Convolve) or instruction.weight_bits != 1 or instruction.groups != 1:
+            continue
+        source = program.tensor[instruction.inputs[0]]
+        channels = source.shape[2]
+        words = -(-channels // BLOCK)
+        if source.dtype.bits * words * BLOCK <= most_planes * channels:
+            chosen[instruction.output] = 2 if source.bipolar else source.dtype.bits
+    return chosen
+
+
+def words_name(name: str) -> str:
+    """What the bits of a tensor's codes are called in a plan."""
+    return f"{name} in words"
+
+
+def word_form(form: Form, planes: int) -> WordForm:
+    """The form of the bits of codes of one byte."""
+    return WordForm(shape=form.shape, size=WORD_BYTES, bias=0, shift=0, fill=(), pads=form.pads, planes=planes)
+
+
+def list_word_taps(form: WordForm, window: Window) -> tuple[Tap, ...]:
+    """Steps of a sum: one tap of one block each."""
+    return tuple(
+        Tap(plane=0, block=block, row=row, column=column, taps=1, lanes=BLOCK)
+        for block in range(form.blocks[0])
+        for row in range(window.kernel[0])
+        for column in range(window.kernel[1])
+    )
+
+
+def order_words(weights: Array) -> Array:
+    """int8 (out, height, width, channels) of +1 and -1 -> uint64 (pairs, steps, 32), bits past the last channel 0."""
+    outputs, height, width, channels = weights.shape
+    more = ((0, -outputs % PAIR), (0, 0), (0, 0), (0, -channels % BLOCK))
+    bits = np.pad(weights > 0, more).reshape(-1, PAIR, height * width, (channels + more[3][1]) // BLOCK, BLOCK)
+    words = np.packbits(bits, axis=4, bitorder="little").view(np.uint64)[..., 0]
+    return np.ascontiguousarray(words.transpose(0, 3, 2, 1)).reshape(len(words), -1, PAIR)
+
+
+def start_counts(weights: Array, zero: int, planes: int, *, bipolar: bool) -> Array:
+    """int64 (1, pairs * 32), what sums start from; zero is the stored code of the zero point."""
+    outputs = weights.shape[0]
+    ones = (weights > 0).reshape(outputs, -1).sum(axis=1, dtype=np.int64)
+    sums = weights.reshape(outputs, -1).sum(axis=1, dtype=np.int64)
+    counted = 2 if bipolar else (1 << planes) - 1
+    return np.pad(counted * ones - zero * sums, (0, -outputs % PAIR))[np.newaxis]

@@ -1,0 +1,99 @@
+"""Any machine: products in 16-bit lanes, two to a sum, in nothing but plain LLVM vectors.
+
+A word of four bytes of a pixel, and of each output's weights, is taken apart into its bytes 0 and 2 and its bytes 1
+and 3, as 16-bit lanes. With weights of +1 and -1, 32 products of at most 255 stay in a lane; any other product fits
+one (255 * 128), and is widened before it is added.
+"""
+
+from typing import Any
+
+from llvmlite import ir
+from numba import intp
+from numba import types as nb
+
+from bnhw.kernels.fused.fields import TILE_BYTES
+from bnhw.kernels.fused.vectors import I16, I32, LINE, PLAIN, broadcast, load_at, store_at
+from bnhw.kernels.jit import inline, intrinsic
+from bnhw.kernels.vectors import Generator
+
+ROWS = 2
+"""Pixels at once: their sums of one chunk take half of sixteen registers of 128 bits."""
+LANES16 = ir.VectorType(I16, 32)
+LOW_BYTES = 0x00FF00FF
+
+
+@inline
+def multiply_signs(slot: int, pixels: int, stride: int, panel: int) -> None:
+    """See `bnhw.kernels.fused.rows`."""
+    for chunk in range(2):
+        add_sign_products(slot + TILE_BYTES * chunk, pixels, stride, panel + TILE_BYTES * chunk)
+
+
+@inline
+def multiply_bytes(slot: int, pixels: int, stride: int, panel: int) -> None:
+    """See `bnhw.kernels.fused.rows`."""
+    for chunk in range(2):
+        add_byte_products(slot + TILE_BYTES * chunk, pixels, stride, panel + TILE_BYTES * chunk)
+
+
+@intrinsic
+def add_sign_products(typing: Any, slot: Any, pixels: Any, stride: Any, panel: Any) -> Generator:
+    """One chunk, weights +1 and -1."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        slot, first, stride, panel = values
+        pairs: list[Any] = [LANES16([0] * 32)] * ROWS
+        for quad in range(16):
+            weights = _split_weights(builder, panel, quad)
+            for row in range(ROWS):
+                place = builder.add(first, builder.mul(stride, stride.type(row)))
+                for pixel, weight in zip(_split_pixel(builder, place, quad), weights, strict=True):
+                    pairs[row] = builder.add(pairs[row], builder.mul(pixel, weight))
+        for row in range(ROWS):
+            total = builder.add(load_at(builder, PLAIN, slot, 64 * row), _widen(builder, pairs[row]))
+            store_at(builder, total, slot, 64 * row)
+        return context.get_dummy_value()
+
+    return nb.void(intp, intp, intp, intp), generate
+
+
+@intrinsic
+def add_byte_products(typing: Any, slot: Any, pixels: Any, stride: Any, panel: Any) -> Generator:
+    """One chunk, weights of any int8."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        slot, first, stride, panel = values
+        sums = [load_at(builder, PLAIN, slot, 64 * row) for row in range(ROWS)]
+        for quad in range(16):
+            weights = _split_weights(builder, panel, quad)
+            for row in range(ROWS):
+                place = builder.add(first, builder.mul(stride, stride.type(row)))
+                for pixel, weight in zip(_split_pixel(builder, place, quad), weights, strict=True):
+                    sums[row] = builder.add(sums[row], _widen(builder, builder.mul(pixel, weight)))
+        for row in range(ROWS):
+            store_at(builder, sums[row], slot, 64 * row)
+        return context.get_dummy_value()
+
+    return nb.void(intp, intp, intp, intp), generate
+
+
+def _split_weights(builder: Any, panel: Any, quad: int) -> tuple[Any, Any]:
+    """Bytes 0 and 2, and 1 and 3, of each output's four weights."""
+    eight = LANES16([8] * 32)
+    weights = builder.bitcast(load_at(builder, LINE, panel, 64 * quad), LANES16)
+    return builder.ashr(builder.shl(weights, eight), eight), builder.ashr(weights, eight)
+
+
+def _split_pixel(builder: Any, place: Any, quad: int) -> tuple[Any, Any]:
+    """The same of a pixel's four bytes, for every output."""
+    four = load_at(builder, I32, place, 4 * quad)
+    low = builder.and_(four, I32(LOW_BYTES))
+    high = builder.and_(builder.lshr(four, I32(8)), I32(LOW_BYTES))
+    even, odd = (builder.bitcast(broadcast(builder, word), LANES16) for word in (low, high))
+    return even, odd
+
+
+def _widen(builder: Any, pairs: Any) -> Any:
+    """The sums of both lanes of each output, 32 bits wide."""
+    words, sixteen = builder.bitcast(pairs, PLAIN), PLAIN([16] * 16)
+    return builder.add(builder.ashr(builder.shl(words, sixteen), sixteen), builder.ashr(words, sixteen))

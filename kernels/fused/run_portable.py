@@ -1,0 +1,31 @@
+"""The interpreter for every machine: plain vectors of LLVM."""
+
+from numba import int64
+
+from bnhw.kernels.fused.interpreter import Table
+from bnhw.kernels.fused.machine_code import ENTRY
+from bnhw.kernels.fused.portable import ROWS, multiply_bytes, multiply_signs
+from bnhw.kernels.fused.rows import run_program
+from bnhw.kernels.jit import machine_code, tensor_in
+
+
+@machine_code(ENTRY, tensor_in(int64, 1), *(int64,) * 12)
+def run(
+    table: Table,
+    constants: int,
+    arena: int,
+    counts: int,
+    slots: int,
+    sums: int,
+    panel: int,
+    tiles: int,
+    images: int,
+    image_bytes: int,
+    image_count: int,
+    logits: int,
+    logit_bytes: int,
+) -> None:
+    """Run every step for every image; addresses of aligned memory, see `bnhw.plan`. `tiles` is not used."""
+    memory = (constants, arena, counts, slots, sums, panel)
+    batch = (images, image_bytes, logits, logit_bytes)
+    run_program(table, memory, batch, image_count, ROWS, multiply_signs, multiply_bytes)

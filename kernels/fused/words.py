@@ -1,0 +1,181 @@
+"""Sums of products of 1-bit weights and codes of few bits, by counting bits: one word of 64 channels after the other.
+
+A code q of planes x_b meets a weight of +1 (bit w = 1) or -1 (w = 0). Over many of them,
+
+    sum (2w - 1) q = sum_b 2^b (popcount(w) - popcount(w xor x_b))
+
+and sums start from the first part, which the input does not change. A bipolar code is stored as 0 or 2, and as 1 in
+borders: its plane 0 is 0 except in borders, where popcount(w) is counted with it.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from llvmlite import ir
+from numba import intp
+from numba import types as nb
+
+from bnhw.kernels.fused.fields import (
+    BLOCK,
+    K_FROM,
+    K_PLANES,
+    K_TO,
+    STEP_WORDS_BYTES,
+    T_BASE,
+    T_BLOCKS,
+    T_CHANNELS,
+    T_LAST,
+    T_PLANE,
+    TILE_BYTES,
+    TILE_FIELDS,
+)
+from bnhw.kernels.fused.vectors import I32, LINE, load_at, load_wide, store_at, store_wide
+from bnhw.kernels.jit import inline, intrinsic
+from bnhw.kernels.vectors import BYTES, WORDS, Generator, add_popcount_xor, double, gather_bit, zero_words
+
+Table = npt.NDArray[np.int64]
+ROWS = 4
+"""Pixels at once."""
+
+
+@intrinsic
+def load_output_words(typing: Any, address: Any) -> Generator:
+    """One word of eight outputs."""
+    return WORDS(intp), lambda context, builder, signature, values: load_at(builder, WORDS.ir_type, values[0])
+
+
+@intrinsic
+def load_line(typing: Any, address: Any) -> Generator:
+    """Sixty-four bytes."""
+    return BYTES(intp), lambda context, builder, signature, values: load_at(builder, LINE, values[0])
+
+
+@intrinsic
+def less(typing: Any, first: Any, second: Any) -> Generator:
+    """Differences of eight words."""
+    return WORDS(WORDS, WORDS), lambda context, builder, signature, values: builder.sub(*values)
+
+
+@intrinsic
+def subtract_counts(typing: Any, sums: Any, counts: Any) -> Generator:
+    """Eight counts from eight int32 at an address."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        eight = ir.VectorType(I32, 8)
+        store_at(builder, builder.sub(load_at(builder, eight, values[0]), builder.trunc(values[1], eight)), values[0])
+        return context.get_dummy_value()
+
+    return nb.void(intp, WORDS), generate
+
+
+@inline
+def pack_words(table: Table, step: int, arena: int) -> None:
+    """Bytes of a tensor -> words of its bits; channels that fill a block up become 0."""
+    source, planes = table[step + K_FROM], table[step + K_PLANES]
+    channels, pixels = table[source + T_CHANNELS], table[source + T_PLANE] // BLOCK
+    target = arena + table[step + K_TO]
+    for block in range((channels + BLOCK - 1) // BLOCK):
+        address = arena + table[source + T_BASE] + block * table[source + T_PLANE]
+        pitch = BLOCK if block < table[source + T_BLOCKS] else table[source + T_LAST]
+        lanes = min(channels - block * BLOCK, BLOCK)
+        mask = np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(BLOCK - lanes)
+        for _ in range(pixels):
+            codes = load_line(address)
+            for plane in range(planes):
+                store_wide(target, np.int64(gather_bit(codes, plane) & mask))
+                target += 8
+            address += pitch
+
+
+@inline
+def count_steps(
+    table: Table,
+    taps: int,
+    source: int,
+    pitch: int,
+    tile: int,
+    first: int,
+    end: int,
+    weights: int,
+    slot: int,
+    planes: int,
+    is_bipolar: bool,
+    outputs: int,
+) -> None:
+    """Steps first..end of two tiles, four pixels and eight of at most 32 outputs after the other."""
+    pixel = 8 * planes
+    lowest = 1 if is_bipolar else 0
+    for half in range(2):
+        start = source + table[tile + half * TILE_FIELDS] * pixel
+        for row in range(0, table[tile + half * TILE_FIELDS + 3], ROWS):
+            at = start + row * pitch * pixel
+            has_border = is_bipolar and meets_border(table, taps, at, pitch * pixel, first, end)
+            for output in range(0, outputs, 8):
+                sums = slot + (2 * half + output // 16) * TILE_BYTES + 64 * row + 4 * (output % 16)
+                count_planes(table, taps, at, pitch * pixel, first, end, weights + 8 * output, sums, planes, lowest)
+                if has_border:
+                    count_border(table, taps, at, pitch * pixel, first, end, weights + 8 * output, sums)
+
+
+@inline
+def count_planes(
+    table: Table,
+    taps: int,
+    source: int,
+    stride: int,
+    first: int,
+    end: int,
+    weights: int,
+    sums: int,
+    planes: int,
+    lowest: int,
+) -> None:
+    """The planes from `lowest` on of four pixels, `stride` bytes apart."""
+    total0 = total1 = total2 = total3 = zero_words()
+    for plane in range(planes - 1, lowest - 1, -1):
+        total0, total1, total2, total3 = double(total0), double(total1), double(total2), double(total3)
+        for step in range(first, end):
+            at = source + table[taps + 3 * step] + 8 * plane
+            words = load_output_words(weights + STEP_WORDS_BYTES * step)
+            total0 = add_popcount_xor(total0, words, load_wide(at))
+            total1 = add_popcount_xor(total1, words, load_wide(at + stride))
+            total2 = add_popcount_xor(total2, words, load_wide(at + 2 * stride))
+            total3 = add_popcount_xor(total3, words, load_wide(at + 3 * stride))
+    if lowest == 1:
+        total0, total1, total2, total3 = double(total0), double(total1), double(total2), double(total3)
+    subtract_counts(sums, total0)
+    subtract_counts(sums + 64, total1)
+    subtract_counts(sums + 128, total2)
+    subtract_counts(sums + 192, total3)
+
+
+@inline
+def meets_border(table: Table, taps: int, source: int, stride: int, first: int, end: int) -> bool:
+    """Whether any tap of four bipolar pixels lies in the border."""
+    found = np.int64(0)
+    for step in range(first, end):
+        at = source + table[taps + 3 * step]
+        found |= load_wide(at) | load_wide(at + stride) | load_wide(at + 2 * stride) | load_wide(at + 3 * stride)
+    meets: bool = found != 0
+    return meets
+
+
+@inline
+def count_border(
+    table: Table, taps: int, source: int, stride: int, first: int, end: int, weights: int, sums: int
+) -> None:
+    """Plane 0 of four bipolar pixels; 0 where a tap does not lie in the border."""
+    total0 = total1 = total2 = total3 = zero_words()
+    for step in range(first, end):
+        at = source + table[taps + 3 * step]
+        words = load_output_words(weights + STEP_WORDS_BYTES * step)
+        ones = add_popcount_xor(zero_words(), words, 0)
+        total0 = less(add_popcount_xor(total0, words, load_wide(at)), ones)
+        total1 = less(add_popcount_xor(total1, words, load_wide(at + stride)), ones)
+        total2 = less(add_popcount_xor(total2, words, load_wide(at + 2 * stride)), ones)
+        total3 = less(add_popcount_xor(total3, words, load_wide(at + 3 * stride)), ones)
+    subtract_counts(sums, total0)
+    subtract_counts(sums + 64, total1)
+    subtract_counts(sums + 128, total2)
+    subtract_counts(sums + 192, total3)
