@@ -28,10 +28,15 @@ BAD_OPTIONS: tuple[tuple[tuple[str, ...], str], ...] = (
         "no/out.npz: cannot be written .*; choose an existing folder",
     ),
     (
-        ("verify", "digits.bnhw", *IMAGES, "--against", "rtl"),
-        "--against 'rtl' is not available; choose reference or onnx, or several between commas",
+        ("verify", "digits.bnhw", *IMAGES, "--against", "spice"),
+        "--against 'spice' is not available; choose reference, onnx, rtl, or several between commas",
     ),
-    (("verify", "digits.bnhw", *IMAGES, "--against", "onnx,rtl,spice"), "--against 'rtl', 'spice' is not available"),
+    (("verify", "digits.bnhw", *IMAGES, "--against", "onnx,vhdl,spice"), "--against 'vhdl', 'spice' is not available"),
+    (("verify", "digits.bnhw", *IMAGES, "--against", "rtl"), "name an engine with --arch: a TOML file, or one of "),
+    (("verify", "digits.bnhw", *IMAGES, "--against", "rtl", "--arch", "gone"), "engine 'gone': no such file"),
+    (("rtl", "digits.bnhw", "-o", "new"), "Missing option '--arch'"),
+    (("rtl", "digits.bnhw", "--arch", "engine-16x64"), "Missing option '--output'"),
+    (("rtl", "digits.bnhw", "--arch", "engine-16x64", "-o", "."), "exists already; choose a folder that does not"),
     (("verify", "digits.bnhw", *IMAGES, "--against", ""), "--against '' is not available"),
     (
         ("verify", "digits.bnhw", *IMAGES, "--against", "onnx,reference", "--kernels", "reference"),

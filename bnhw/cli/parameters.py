@@ -77,9 +77,9 @@ InputMean = Annotated[
     str, option("NUMBERS", "The model takes (pixel - mean) / std: one number or one a colour.", "--input-mean")
 ]
 InputStd = Annotated[str, option("NUMBERS", "As --input-mean; 255 for a model of pixels 0..1.", "--input-std")]
-Arch = Annotated[
-    str | None, option("ENGINE", "An engine: a shipped name, such as engine-16x64, or a TOML file.", "--arch")
-]
+_ARCH = option("ENGINE", "An engine: a shipped name, such as engine-16x64, or a TOML file.", "--arch")
+Arch = Annotated[str | None, _ARCH]
+RequiredArch = Annotated[str, _ARCH]
 Tech = Annotated[
     str | None, option("TECHNOLOGY", "Energy constants: a shipped name, such as 28nm, or a TOML file.", "--tech")
 ]
@@ -150,11 +150,12 @@ def executor_names(text: str) -> tuple[str, ...]:
     """Names of executors between commas, each once."""
     from bnhw.executors import EXECUTORS
 
+    available = (*EXECUTORS, "rtl")
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
-    unknown = [name for name in names if name not in EXECUTORS]
+    unknown = [name for name in names if name not in available]
     if unknown:
         raise BadInput(
-            f"--against {', '.join(map(repr, unknown))} is not available; choose {' or '.join(EXECUTORS)}, or several "
+            f"--against {', '.join(map(repr, unknown))} is not available; choose {', '.join(available)}, or several "
             "between commas"
         )
     return names
