@@ -15,7 +15,7 @@ from bnhw.reports.engine import EngineRun
 
 
 def run_by_hand(program: Program, *, seed: int = 0, priced: bool = True) -> EngineRun:
-    """Steps of one or two instructions (two steps for a Join), with random cycles, bits and energies."""
+    """Steps of one or two instructions (two steps for some), with random cycles, bits and energies."""
     random = np.random.default_rng(seed)
     arch = load_arch("engine-16x64")
     technology = load_technology("28nm") if priced else None
@@ -57,13 +57,16 @@ def trace_of(program: Program, arch: Arch, steps: tuple[StepTrace, ...]) -> Trac
 
 
 def _groups(program: Program) -> list[tuple[str, ...]]:
-    """Every second instruction joins the one before it; a Join stands alone, twice."""
+    """Every second instruction joins the one before it; a Join, and every fifth instruction, stands alone, twice."""
     groups: list[tuple[str, ...]] = []
-    joins = {instruction.output for instruction in program.instructions if isinstance(instruction, Join)}
-    for name in (instruction.output for instruction in program.instructions):
-        if name in joins:
+    names = [instruction.output for instruction in program.instructions]
+    alone = {instruction.output for instruction in program.instructions if isinstance(instruction, Join)} | {
+        *names[::5]
+    }
+    for name in names:
+        if name in alone:
             groups += [(name,), (name,)]
-        elif groups and len(groups[-1]) == 1 and len(groups) % 2 and groups[-1][0] not in joins:
+        elif groups and len(groups[-1]) == 1 and len(groups) % 2 and groups[-1][0] not in alone:
             groups[-1] = (*groups[-1], name)
         else:
             groups.append((name,))

@@ -23,10 +23,11 @@ from bnhw.errors import ArchMismatch, BadInput
 from bnhw.hardware.arch import Arch
 from bnhw.hardware.arch_file import load_arch
 from bnhw.hardware.technology_file import load_technology
+from bnhw.hardware.trace import MemoryKind
 from bnhw.program import Convolve, Join, Program, Requantise, Threshold
 from bnhw.reports.definitions import DEFINITIONS
 from bnhw.reports.engine import CAUSES
-from bnhw.reports.html.report_charts import roofline_points
+from bnhw.reports.html.report_charts import port_bits, roofline_points
 from bnhw.reports.report import build_report
 from bnhw.reports.rows import columns, rows, total_row
 from bnhw.reports.tables import report_tables
@@ -98,7 +99,7 @@ def test_an_engine_adds_keys_and_changes_none(program: Program, priced: bool) ->
     assert (report["arch"], report["tech"]) == ("engine-16x64", "28nm" if priced else None)
     energy = {"energy_pj"} if priced else set()
     assert set(report["totals"]) == TOTAL_KEYS | WORK_KEYS | ENGINE_TOTAL_KEYS | energy | (
-        {"tops_per_watt"} if priced else set()
+        {"tops_per_watt", "energy_groups_pj"} if priced else set()
     )
     for layer, before in zip(report["layers"], plain["layers"], strict=True):
         assert set(layer) <= LAYER_KEYS | WORK_KEYS | {"steps", "energy_pj"}
@@ -140,6 +141,9 @@ def test_figures_of_the_whole_follow_their_definitions() -> None:
     shares = sum(totals[key] for key in ("macs_full", "repeated_macs", "idle_macs"))
     assert totals["macs_executed"] == shares
     energy, efficiency = totals["energy_pj"]["total"], totals["tops_per_watt"]
+    groups = totals["energy_groups_pj"]
+    assert set(groups) == {"core", "on_chip_memories", "dram", "leakage"}
+    assert sum(group["nominal"] for group in groups.values()) == pytest.approx(energy["nominal"])
     for end, other in (("low", "high"), ("nominal", "nominal"), ("high", "low")):
         assert efficiency[end] == pytest.approx(2 * totals["macs_trimmed"] / energy[other])
     assert efficiency["low"] < efficiency["nominal"] < efficiency["high"]
@@ -240,6 +244,14 @@ def test_traces_of_engines_agree_with_the_counts(data: st.DataObject) -> None:
     assert sum(step.macs_full for step in report.engine.trace.steps) == totals["macs_full"]
     assert min(totals[key] for key in ("border_macs", "repeated_macs", "idle_macs")) >= 0
     assert totals["utilisation"] == pytest.approx(report.engine.trace.utilisation)
+
+
+def test_ports_of_the_tensor_memories_are_those_of_the_engine() -> None:
+    arch = load_arch(ENGINE)
+    assert port_bits(arch, MemoryKind.ACTIVATIONS) == 64 * 8 + 16 * 8
+    assert port_bits(arch, MemoryKind.RESIDUALS) == 2 * 16 * 16
+    two = arch.with_options(memories={"residuals": {"words": 64, "read_ports": 2}})
+    assert port_bits(two, MemoryKind.RESIDUALS) == 3 * 16 * 16
 
 
 @ANY

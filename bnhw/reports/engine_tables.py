@@ -33,8 +33,8 @@ def engine_rows(run: EngineRun) -> list[tuple[str, str]]:
         ("utilisation", f"{format_percent(work.utilisation)} of the array's MACs in all cycles are real"),
         (
             "padding waste",
-            f"{work.border_macs:,} MACs on padding, {work.repeated_macs:,} repeated, {work.idle_macs:,} of idle lanes, "
-            f"of {work.macs_executed:,} executed",
+            f"{work.border_macs:,} MACs on padding, {work.repeated_macs:,} repeated, {work.idle_macs:,} of idle lanes "
+            f"({format_percent(trace.padding_waste)}), of {work.macs_executed:,} executed",
         ),
     ]
     whole = work.energy_total

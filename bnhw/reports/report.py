@@ -139,6 +139,7 @@ def _engine_totals_json(run: EngineRun, found: Headlines) -> dict[str, Any]:
             "nominal": "nominal",
             "high": "low",
         }  # the least energy gives the most operations a joule
+        values["energy_groups_pj"] = {group.value: energy.as_json() for group, energy in run.energy.groups.items()}
         values["tops_per_watt"] = {name: run.tops_per_watt(end) for name, end in ends.items()}
     return values
 

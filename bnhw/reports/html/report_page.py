@@ -85,7 +85,11 @@ def report_page(report: Report) -> str:
             note(_step_note(report)),
             figures(charts),
         ),
-        section("All figures", note("A click on a column's head sorts by it."), _figure_table(report)),
+        section(
+            "All figures",
+            note("A click on a column's head sorts by it; the table scrolls sideways."),
+            _figure_table(report),
+        ),
     ]
     if report.engine is not None:
         content += [_memory_section(report.engine), *_energy_sections(report.engine)]
@@ -213,7 +217,7 @@ def _figure_table(report: Report) -> Markup:
     head = [
         _sort_head("#", "Place in the order of execution.", "number"),
         _sort_head("step" if report.engine else "instruction", "The tensor that it writes.", "text"),
-        _sort_head("kind", "What it does; below: the instructions that are fused.", "text"),
+        _sort_head("kind", "What it does; the cells name the instructions that are fused.", "text"),
         element("th", explained("shape", "Height x width x channels of what it writes."), scope="col"),
         *(_sort_head(_head(column), full_text(column.definition), "number") for column in chosen),
     ]
@@ -250,11 +254,10 @@ def _sort_head(name: str, definition: str, kind: str) -> Markup:
 
 
 def _table_row(number: int, row: Row, chosen: Sequence[Column]) -> list[Markup]:
-    detail = element("small", row.detail) if row.detail else None
     cells = [
         element("td", str(number), data_value=number),
         element("th", breakable(row.name), scope="row", data_value=row.name),
-        element("td", row.kind, detail, class_="text", data_value=row.kind),
+        element("td", row.kind, class_="text", title=row.detail or None, data_value=row.kind),
         element("td", format_shape(row.shape)),
     ]
     for column in chosen:
@@ -303,8 +306,16 @@ def _energy_sections(run: EngineRun) -> list[Markup]:
         if part in work.energy
     ]
     body.append(["total", *_energy_cells(whole), _share(whole, whole)])
+    body += [
+        [f"of it {group.value.replace('_', ' ')}", *_energy_cells(energy), _share(energy, whole)]
+        for group, energy in run.energy.groups.items()
+    ]
     head: list[Content] = [
-        explained("component", "The array, the post stage, each memory's reads and writes, leakage of all memories."),
+        explained(
+            "component",
+            "The array, the post stage, each memory's reads and writes, leakage of all memories. Below the total: the "
+            "same by group; core is array and post.",
+        ),
         explained("low (nJ)", "With the low end of every constant."),
         explained("nominal (nJ)", "With the nominal value of every constant."),
         explained("high (nJ)", "With the high end of every constant."),
