@@ -148,6 +148,15 @@ def test_a_memory_that_is_too_small_is_refused_with_the_words_it_needs() -> None
     )
 
 
+def test_a_network_that_is_too_large_for_descriptors_is_refused() -> None:
+    b = Builder(random=np.random.default_rng(0), shape=(1, 70000, 1))
+    program = b.program(b.sum_global(b.tensors["image"]))
+    with pytest.raises(
+        ArchMismatch, match="KERNEL_COLUMNS is 69999, a descriptor holds 0 to 65535; the network is too"
+    ):
+        image(map_program(program, MUX))
+
+
 def test_results_wider_than_the_engine_are_refused() -> None:
     b = Builder(random=np.random.default_rng(0), shape=(2, 2, 2))
     wide = Tensor(name="", shape=(1, 1, 1), dtype=IntegerType(bits=20, signed=True), scale=1.0)
@@ -237,6 +246,26 @@ def test_an_engine_that_is_not_done_in_time_has_failed(
         program, replace(MUX, datapath=MUL.datapath, weight_bits=8, pe=1, simd=1, lookups=1), most_cycles=9
     )
     with pytest.raises(RtlFailed, match="the engine is not done after 9 cycles"):
+        machine.run(random_images(program, 1)[0])
+    with pytest.raises(RtlFailed, match="the engine's host port is not ready to write residuals"):
+        machine.run(random_images(program, 1)[0])
+    with pytest.raises(RtlFailed, match="the engine's host port does not answer for residuals"):
+        machine.driver.read(MemoryKind.RESIDUALS, 0, 1)
+
+
+@needs_verilator
+def test_an_engine_that_runs_other_steps_has_failed(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_builds(tmp_path_factory, monkeypatch)
+    program = one_of_each()
+    machine = RtlMachine(program, replace(MUX, datapath=MUL.datapath, weight_bits=8, pe=1, simd=1, lookups=1))
+    steps = machine.engine.steps
+    machine.engine = replace(machine.engine, steps=steps[:-1])
+    with pytest.raises(
+        RtlFailed,
+        match=rf"the engine ran {len(steps)} steps and showed .*; {len(steps) - 1} steps with \d+ of each were",
+    ):
         machine.run(random_images(program, 1)[0])
 
 

@@ -76,7 +76,7 @@ def build_library(parameters: Mapping[str, int], folder: Path | None = None) -> 
     if library.is_file():
         return library
     try:
-        library.parent.mkdir(parents=True, exist_ok=True)
+        library.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # what lies there is executed
         with tempfile.TemporaryDirectory(dir=library.parent) as work:
             _build(parameters, folder, Path(work)).replace(library)
     except OSError as error:

@@ -1,10 +1,10 @@
 """The Verilog engine as a Python object: memories through its host port, runs with all probes."""
 
 import ctypes
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
@@ -53,7 +53,7 @@ class Run:
 
 
 class Driver:
-    """An engine built for `arch`, by its library. Close it, or use it as a context.
+    """An engine built for `arch`, by its library.
 
     seed: of the random bits with which registers and memories begin.
     """
@@ -62,22 +62,9 @@ class Driver:
         self.arch = arch
         self.host_bits = host_bits
         self._library = _declared(ctypes.CDLL(str(library)))
-        self._handle: int | None = self._library.engine_new(seed)
+        self._handle = self._library.engine_new(seed)
+        weakref.finalize(self, self._library.engine_delete, self._handle)
         self._beat_bytes, *self._probe_bytes = (self._library.engine_bytes(self._handle, n) for n in range(4))
-
-    def __enter__(self) -> "Driver":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Free the engine."""
-        if self._handle is not None:
-            self._library.engine_delete(self._handle)
-            self._handle = None
 
     def load(self, images: Mapping[MemoryKind, Words]) -> None:
         """Write the images of whole memories, from their first words on."""
