@@ -22,6 +22,8 @@ from rtl_helpers import (
 from bnhw.compiler import compile_model
 from bnhw.demo.digits import ONNX
 from bnhw.dtypes import Array, IntegerType
+from bnhw.errors import ArchMismatch
+from bnhw.hardware.arch import Arch
 from bnhw.hardware.mapping import map_program
 from bnhw.hardware.schedule import schedule_engine
 from bnhw.hardware.trace import MemoryKind
@@ -72,6 +74,27 @@ def bits_network(channels: int = 13) -> Program:
 def test_network_of_bits_runs_on_xnor() -> None:
     program = bits_network()
     assert compared(program, ENGINES["xnor"], random_images(program, 3)).difference == ""
+
+
+@pytest.mark.parametrize(
+    ("arch", "widths"),
+    [
+        (MUX, {"acc_bits": 14, "offset_bits": 9, "multiplier_bits": 2, "shift_bits": 3, "residual_bits": 8}),
+        (
+            replace(ENGINES["xnor"], pe=1, simd=32),
+            {"acc_bits": 15, "offset_bits": 8, "multiplier_bits": 2, "shift_bits": 3, "residual_bits": 8},
+        ),
+    ],
+    ids=["mux", "xnor"],
+)
+def test_an_engine_as_narrow_as_a_program_allows_is_wide_enough(arch: Arch, widths: dict[str, int]) -> None:
+    program = bits_network()
+    narrow = arch.with_options(**widths, product_bits=0)
+    for name, bits in widths.items():
+        if bits > 2:
+            with pytest.raises(ArchMismatch, match=name):
+                map_program(program, narrow.with_options(**{name: bits - 1}))
+    assert compared(program, narrow, random_images(program, 3)).difference == ""
 
 
 def with_flipped_bit(words: Words, number: int) -> Words:
