@@ -28,6 +28,7 @@ needs_verilator = pytest.mark.skipif(
 MEMORIES: Mapping[MemoryKind, Memory] = {
     **{kind: Memory(words=1 << 13) for kind in MemoryKind if kind is not MemoryKind.DRAM},
     MemoryKind.RESIDUALS: Memory(words=1 << 15),
+    MemoryKind.WEIGHTS: Memory(words=1 << 14),
     MemoryKind.LOOKUPS: Memory(words=1 << 15),
     MemoryKind.CONSTANTS: Memory(words=1 << 10),
     MemoryKind.DESCRIPTORS: Memory(words=1 << 8),

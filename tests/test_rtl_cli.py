@@ -105,7 +105,7 @@ def test_rtl_without_images_takes_one_of_random_pixels(files: Path, call: Call, 
 
 
 def test_rtl_refuses_an_engine_with_too_little_memory(files: Path, call: Call) -> None:
-    Path("small.toml").write_text(toml(MUX).replace("memories.weights.words = 8192", "memories.weights.words = 9"))
+    Path("small.toml").write_text(toml(MUX).replace("memories.weights.words = 16384", "memories.weights.words = 9"))
     done = call("rtl", "digits.bnhw", "--arch", "small.toml", "-o", "out")
     assert done.code == 2
     assert re.search(r"1\. memories.weights has 9 words, (\d+) are needed; set words = \1", done.err)
