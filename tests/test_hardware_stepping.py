@@ -102,6 +102,22 @@ def test_grouped_convolutions_take_the_cycles_that_are_counted(dataflow: str, gr
     assert_counts_agree(arch, step, Tile(first_row=1, rows=2, first_block=1, blocks=4))
 
 
+def test_a_wide_operand_b_takes_the_cycles_that_are_counted() -> None:
+    b = Builder(random=np.random.default_rng(0), shape=(2, 3, 4))
+    code = Tensor(name="", shape=(1, 1, 1), dtype=IntegerType(bits=4, signed=False), scale=1.0)
+    wide = Tensor(name="", shape=(1, 1, 1), dtype=IntegerType(bits=16, signed=True), scale=1.0)
+    start = b.look_up(b.tensors["image"], code, per_channel=False)
+    gate = b.requantise(b.sum_global(start), wide, multiplier_bits=1)
+    x = b.threshold(b.multiply(start, gate), code, levels=3)
+    arch = load_arch("engine-16x64").with_options(act_bits=4, residual_bits=6, product_bits=17)
+    step = map_program(b.program(b.sum_global(x)), arch).steps[2]
+    assert (step.source.place.planes, step.result.planes) == (1, 1)
+    assert step.second is not None
+    assert step.second.place.planes == 3
+    assert tile_activity(arch, step, whole_step(step)).cycles.activation_load == 6 * 3
+    assert_counts_agree(arch, step, whole_step(step))
+
+
 @pytest.mark.parametrize("dataflow", [dataflow.value for dataflow in Dataflow])
 def test_a_program_with_every_kind_of_instruction_takes_the_cycles_that_are_counted(dataflow: str) -> None:
     options = {"pe": 1, "simd": 4, "lookups": 1, "datapath": "mul", "post": "multiply", "dataflow": dataflow}

@@ -12,24 +12,30 @@ torch = pytest.importorskip("torch", reason="bnhw.export needs torch")
 
 from bnhw.count import ActionKind, count_program, total  # noqa: E402 - after the skip
 from bnhw.export.reduction import reduce_network  # noqa: E402
+from bnhw.hardware.arch_file import load_arch  # noqa: E402
+from bnhw.hardware.energy import price  # noqa: E402
+from bnhw.hardware.schedule import schedule  # noqa: E402
+from bnhw.hardware.technology_file import load_technology  # noqa: E402
 from bnhw.program import Requantise  # noqa: E402
 from bnhw.program_file import load_program  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import op_counts  # noqa: E402 - a script, not a package
+from op_counts_hardware import engine_for, hardware_row  # noqa: E402
+from op_counts_networks import Job, list_jobs  # noqa: E402
 from op_counts_tables import as_markdown, part_sum, with_twins  # noqa: E402
 
 DOCUMENT = (ROOT / "docs" / "op-counts.md").read_text()
 
 
-def small(job: op_counts.Job) -> op_counts.Job:
+def small(job: Job) -> Job:
     return replace(job, config=reduce_network(job.config, width=0.0625, units=1))
 
 
 @pytest.fixture(scope="module")
 def wanted() -> list[Any]:
-    jobs = {j.name: small(j) for j in op_counts.list_jobs() if j.network == "wrn-20-4"}
+    jobs = {j.name: small(j) for j in list_jobs() if j.network == "wrn-20-4"}
     names = (
         ("Baseline 1, 1bit", "multiply:16"),
         ("Baseline 1, float", "multiply:16"),
@@ -105,6 +111,48 @@ def test_a_stopped_run_continues_without_compiling_again(
     assert len(json.loads((study.folder / "op-counts.json").read_text())) == len(wanted)
 
 
+def test_engines_multiply_only_where_weights_or_steps_do(study: Any, wanted: list[Any]) -> None:
+    for job, options in wanted:
+        weight_bits = 1 if job.weights == "1bit" else 8
+        program = study.program(job, options)
+        engine = engine_for(load_arch("engine-16x64"), program, weight_bits=weight_bits, requantise=options.requantise)
+        assert (engine.pe, engine.simd) == (16, 64)
+        assert engine.datapath.value == ("mux" if weight_bits == 1 else "mul")
+        assert engine.post.value == ("csd" if options.requantise == "auto" else "multiply")
+
+
+def test_cycles_and_energy_are_those_of_schedule_and_price(study: Any, wanted: list[Any]) -> None:
+    study.run_on(wanted, "engine-16x64", "28nm")
+    rows = json.loads((study.folder / "op-counts.json").read_text())
+    technology = load_technology("28nm")
+    for (job, options), row in zip(wanted, rows, strict=True):
+        assert row["hardware_problem"] == ""
+        program, weight_bits = study.program(job, options), 1 if job.weights == "1bit" else 8
+        engine = engine_for(load_arch("engine-16x64"), program, weight_bits=weight_bits, requantise=options.requantise)
+        trace = schedule(program, engine)
+        assert row["cycles"]["total"] == trace.cycles.total
+        assert row["energy_pj"]["total"]["nominal"] == float(price(trace, technology).total.nominal)
+    by_name = {(row["weights"], row["requantise"]): row for row in rows if row["base"]}
+    one, eight = by_name["1bit", "multiply:16"], by_name["float", "multiply:16"]
+    assert one["of_8_bit_twin"]["energy"] == round(
+        one["energy_pj"]["total"]["nominal"] / eight["energy_pj"]["total"]["nominal"], 4
+    )
+    assert one["of_8_bit_twin"]["energy"] < 1
+    assert "technology `28nm`" in (study.folder / "op-counts.md").read_text()
+    before = (study.folder / "hardware.jsonl").read_text()
+    study.run_on(wanted, "engine-16x64", "28nm")
+    assert (study.folder / "hardware.jsonl").read_text() == before
+
+
+def test_an_engine_that_cannot_run_a_network_is_named_in_the_table(study: Any, wanted: list[Any]) -> None:
+    job, options = wanted[0]
+    row = study.rows[study.key(job, options)]
+    small_engine = load_arch("engine-16x64").with_options(acc_bits=8)
+    found = hardware_row(study.program(job, options), row, small_engine, load_technology("28nm"))
+    assert "acc_bits" in found["hardware_problem"]
+    assert "acc_bits" in as_markdown([{**row, **found}])
+
+
 def test_a_network_that_does_not_compile_is_named_in_the_table(study: Any) -> None:
     row = {**next(iter(study.rows.values())), "problem": "no way"}
     assert f"{row['normalisation']}, 1 bit, `multiply:16`: no way" in as_markdown([row])
@@ -125,10 +173,10 @@ def test_the_command_line_names_rows_and_refuses_what_is_not_there(capsys: pytes
 
 def test_the_document_holds_every_row_of_both_networks() -> None:
     lines = [line.strip("| ").split(" | ") for line in DOCUMENT.splitlines() if line.startswith("| wrn")]
-    jobs = [j for j in op_counts.list_jobs() if j.paper == 1 and j.network in {"wrn-20-4", "wrn-20-10"}]
+    jobs = [j for j in list_jobs() if j.paper == 1 and j.network in {"wrn-20-4", "wrn-20-10"}]
     for job in jobs:
         named = [job.network, job.normalisation, "1 bit" if job.weights == "1bit" else "8 bit"]
         found = [line for line in lines if line[:3] == named]
-        assert len(found) == 2, named  # one a requantise mode
+        assert len(found) == 4, named  # counts and cycles, in both requantise modes
         bits = job.config.weight_count * (1 if job.weights == "1bit" else 8)
-        assert all(f"{bits:,}" in line for line in found)
+        assert sum(f"{bits:,}" in line for line in found) == 2

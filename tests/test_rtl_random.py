@@ -1,4 +1,4 @@
-"""Random networks on the Verilog engine give the reference's integers and the cycles of docs/engine.md."""
+"""Random networks on the Verilog engine give the reference's integers and the schedule's cycles."""
 
 from collections import Counter
 

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from bnhw.cli import build, describe, execute, train
+from bnhw.cli import build, describe, execute, rtl, train
 from bnhw.errors import BnhwError
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -21,6 +21,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "run": execute.run,
     "verify": execute.verify,
     "report": describe.report,
+    "compare": describe.compare,
+    "rtl": rtl.rtl,
 }
 """Every command by its name, in the order of the help."""
 

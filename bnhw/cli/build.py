@@ -34,7 +34,10 @@ def demo(
     from bnhw.demo.flow import run_demo
     from bnhw.demo.table import demo_table
 
-    show(demo_table(run_demo(output, say)))
+    outcome = run_demo(output, say)
+    show(demo_table(outcome))
+    if outcome.pages:
+        show(f"\nOpen {outcome.pages[0]} in a browser.")
 
 
 def export(

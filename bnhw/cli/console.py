@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -52,6 +53,20 @@ def as_text(content: RenderableType) -> str:
     buffer = io.StringIO()
     Console(file=buffer, width=FILE_WIDTH, highlight=False, markup=False, emoji=False).print(content)
     return "".join(f"{line.rstrip()}\n" for line in buffer.getvalue().splitlines())
+
+
+def write(content: RenderableType, output: Path | None) -> None:
+    """Write text or tables to a file, never half of it, or to stdout where none is named."""
+    if output is None:
+        if isinstance(content, str):
+            print(content, end="")
+        else:
+            show(content)
+        return
+    from bnhw.files import write_atomically
+
+    write_atomically(output, (content if isinstance(content, str) else as_text(content)).encode())
+    say(f"wrote {output}")
 
 
 def show_summary(title: str, summary: dict[str, Any], as_json: bool) -> None:

@@ -1,14 +1,13 @@
-"""Commands that describe a program: info, report."""
+"""Commands that describe programs: info, report, compare."""
 
 import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import RenderableType
 
-from bnhw.cli.console import as_text, say, show, show_json
-from bnhw.cli.parameters import Json, Model, option
+from bnhw.cli.console import show, show_json, write
+from bnhw.cli.parameters import Arch, Format, Json, Model, Output, Tech, comparison_columns, option, require_format
 from bnhw.errors import BadInput, ComparisonFailed
 
 
@@ -30,53 +29,81 @@ def report(
     model: Annotated[
         Path | None, typer.Argument(metavar="MODEL.bnhw", help="A compiled program.", show_default=False)
     ] = None,
-    output_format: Annotated[str, option("FORMAT", "text or json.", "--format")] = "text",
-    output: Annotated[Path | None, option("FILE", "Write to this file instead.", "--output", "-o")] = None,
+    arch: Arch = None,
+    tech: Tech = None,
+    output_format: Format = "text",
+    output: Output = None,
     as_json: Json = False,
     validate_energy: Annotated[
         bool, typer.Option("--validate-energy", help="Instead: the energy model against published chips. No MODEL.")
     ] = False,
 ) -> None:
-    """Count operations, multipliers and storage. Per instruction and in total."""
+    """Count operations, multipliers and storage. With an engine also cycles, with a technology energy."""
     import bnhw
+    from bnhw.reports.html.report_page import report_page
     from bnhw.reports.tables import report_tables
 
-    if output_format not in ("text", "json"):
-        raise BadInput(f"--format {output_format!r} is not available; choose text or json")
     output_format = "json" if as_json else output_format
+    require_format(output_format, output)
     if validate_energy:
-        _report_validation(output_format, model, output)
+        _report_validation(output_format, model or arch or tech, output)
         return
     if model is None:
         raise BadInput("MODEL.bnhw is missing; give a compiled program, or --validate-energy")
-    built = bnhw.report(bnhw.load(model))
-    text = json.dumps(built.as_json(), indent=2) + "\n" if output_format == "json" else None
-    _give(report_tables(built), text, output)
+    built = bnhw.report(bnhw.load(model), arch=arch, tech=tech)
+    match output_format:
+        case "json":
+            write(json.dumps(built.as_json(), indent=2) + "\n", output)
+        case "html":
+            write(report_page(built), output)
+        case _:
+            write(report_tables(built), output)
 
 
-def _give(tables: RenderableType, text: str | None, output: Path | None) -> None:
-    """Print the text, or the tables where there is none, or write it to a file."""
-    if output is not None:
-        from bnhw.files import write_atomically
-
-        write_atomically(output, (text or as_text(tables)).encode())
-        say(f"wrote {output}")
-    elif text is not None:
-        print(text, end="")
-    else:
-        show(tables)
-
-
-def _report_validation(output_format: str, model: Path | None, output: Path | None) -> None:
+def _report_validation(output_format: str, given: Path | str | None, output: Path | None) -> None:
     """The validation points of the energy model. Raises ComparisonFailed where one does not hold."""
     from bnhw.hardware.validation import validate
     from bnhw.reports.energy_tables import validation_table
 
-    if model is not None:
-        raise BadInput(f"--validate-energy concerns no program; leave out {model}")
+    if given is not None:
+        raise BadInput(f"--validate-energy concerns no program; leave out {given}")
+    if output_format == "html":
+        raise BadInput("--validate-energy is printed as text or json; every page of a report with --tech holds it, too")
     results = validate()
-    text = json.dumps([result.as_json() for result in results], indent=2) + "\n" if output_format == "json" else None
-    _give(validation_table(results), text, output)
+    if output_format == "json":
+        write(json.dumps([result.as_json() for result in results], indent=2) + "\n", output)
+    else:
+        write(validation_table(results), output)
     failed = [result.point.name for result in results if not result.holds]
     if failed:
         raise ComparisonFailed(f"the energy model does not hold for {', '.join(failed)}; docs/energy.md has the bands")
+
+
+def compare(
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL.bnhw...", help="Programs.", show_default=False)],
+    arch: Annotated[
+        list[str] | None,
+        option(
+            "ENGINE",
+            "An engine for all programs; repeated, one for each program, or several for one program.",
+            "--arch",
+        ),
+    ] = None,
+    tech: Tech = None,
+    output_format: Format = "text",
+    output: Output = None,
+) -> None:
+    """Put programs or engines side by side. Ratios are to the first column."""
+    from bnhw.reports.comparison import compare_reports
+    from bnhw.reports.comparison_tables import comparison_tables
+    from bnhw.reports.html.comparison_page import comparison_page
+
+    require_format(output_format, output)
+    comparison = compare_reports(comparison_columns(models, arch or [], tech))
+    match output_format:
+        case "json":
+            write(json.dumps(comparison.as_json(), indent=2) + "\n", output)
+        case "html":
+            write(comparison_page(comparison), output)
+        case _:
+            write(comparison_tables(comparison), output)

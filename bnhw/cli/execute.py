@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from bnhw.cli.console import progress_bar, say, show, show_summary
 from bnhw.cli.parameters import (
+    Arch,
     ImageFile,
     Json,
     Kernels,
@@ -20,6 +21,7 @@ from bnhw.cli.parameters import (
     load_images,
     option,
 )
+from bnhw.cli.rtl import compare_with_rtl
 from bnhw.errors import BadInput, ComparisonFailed
 
 if TYPE_CHECKING:
@@ -61,8 +63,9 @@ def verify(
     model: Model,
     images: ImageFile,
     against: Annotated[
-        str, option("NAMES", "Executors to compare with, between commas: reference, onnx.")
+        str, option("NAMES", "Executors to compare with, between commas: reference, onnx, rtl (the Verilog engine).")
     ] = "reference",
+    arch: Arch = None,
     float_model: Annotated[
         Path | None, option("MODEL.onnx", "The ONNX model: adds agreement and signal-to-noise.", "--float")
     ] = None,
@@ -81,7 +84,10 @@ def verify(
     kernels: Kernels = None,
     as_json: Json = False,
 ) -> None:
-    """Compare every intermediate integer of two executors. With --float, also with the float model: class and noise."""
+    """Compare every intermediate integer of two executors. With --float, also with the float model: class and noise.
+
+    --against rtl --arch ENGINE runs the Verilog engine under Verilator and compares the cycles of every step, too.
+    """
     import bnhw
     from bnhw.compare import measure_fidelity
     from bnhw.float_model import float_logits
@@ -95,7 +101,7 @@ def verify(
     program = bnhw.load(model)
     chosen = load_images(program, images, labels, skip, limit)
     machine = Machine(program, kernels_to_verify(kernels) if "reference" in names else kernel_choice(kernels))
-    summary = _compare_executors(machine, names, chosen.pixels[:tensors], f"{model}")
+    summary = _compare_executors(machine, names, arch, chosen.pixels[:tensors], f"{model}")
     layers: Sequence[LayerFidelity] = ()
     part = chosen.pixels[:layer_images]
     if float_model is not None:
@@ -115,24 +121,25 @@ def verify(
         )
 
 
-def _compare_executors(machine: "Machine", names: Sequence[str], pixels: "Array", title: str) -> dict[str, Any]:
+def _compare_executors(
+    machine: "Machine", names: Sequence[str], arch: str | None, pixels: "Array", title: str
+) -> dict[str, Any]:
     """Every tensor of `pixels`; raises ComparisonFailed at the first difference with one of `names`."""
     from bnhw.compare import first_difference
     from bnhw.executors import EXECUTORS
 
+    counted: dict[str, Any] = {}
     for name in names:
+        if name == "rtl":
+            counted |= compare_with_rtl(machine, arch, pixels, title)
+            continue
         for executor in machine.executors:
             with progress_bar(f"comparing with {name}", len(pixels)) as progress:
                 comparison = first_difference(EXECUTORS[name](machine.program), executor, pixels, progress)
             if comparison.difference is not None:
                 raise ComparisonFailed(f"{title}: {comparison.difference}")
-    return {
-        "bit_exact": True,
-        "against": ", ".join(names),
-        "images_compared": len(pixels),
-        "tensors_compared": comparison.tensors,
-        "integers_compared": comparison.integers,
-    }
+            counted |= {"tensors_compared": comparison.tensors, "integers_compared": comparison.integers}
+    return {"bit_exact": True, "against": ", ".join(names), "images_compared": len(pixels), **counted}
 
 
 def _measure_layers(program: "Program", path: Path, pixels: "Array", kernels: str) -> "tuple[LayerFidelity, ...]":

@@ -1,12 +1,16 @@
 """Options that several commands share, and what they stand for."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bnhw.errors import BadInput
 from bnhw.options import CompileOptions, parse_act_bits
+
+if TYPE_CHECKING:
+    from bnhw.reports.comparison import Column
 
 
 def option(metavar: str, text: str, *names: str, least: float | None = None, most: float | None = None) -> Any:
@@ -73,6 +77,14 @@ InputMean = Annotated[
     str, option("NUMBERS", "The model takes (pixel - mean) / std: one number or one a colour.", "--input-mean")
 ]
 InputStd = Annotated[str, option("NUMBERS", "As --input-mean; 255 for a model of pixels 0..1.", "--input-std")]
+_ARCH = option("ENGINE", "An engine: a shipped name, such as engine-16x64, or a TOML file.", "--arch")
+Arch = Annotated[str | None, _ARCH]
+RequiredArch = Annotated[str, _ARCH]
+Tech = Annotated[
+    str | None, option("TECHNOLOGY", "Energy constants: a shipped name, such as 28nm, or a TOML file.", "--tech")
+]
+Format = Annotated[str, option("FORMAT", "text, json or html.", "--format")]
+Output = Annotated[Path | None, option("FILE", "Write to this file instead.", "--output", "-o")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
@@ -138,11 +150,12 @@ def executor_names(text: str) -> tuple[str, ...]:
     """Names of executors between commas, each once."""
     from bnhw.executors import EXECUTORS
 
+    available = (*EXECUTORS, "rtl")
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
-    unknown = [name for name in names if name not in EXECUTORS]
+    unknown = [name for name in names if name not in available]
     if unknown:
         raise BadInput(
-            f"--against {', '.join(map(repr, unknown))} is not available; choose {' or '.join(EXECUTORS)}, or several "
+            f"--against {', '.join(map(repr, unknown))} is not available; choose {', '.join(available)}, or several "
             "between commas"
         )
     return names
@@ -160,3 +173,33 @@ def load_images(program: Any, path: Path, labels: Path | None, skip: int, limit:
             f"0 to {classes - 1}"
         )
     return images
+
+
+def require_format(name: str, output: Path | None) -> None:
+    """Refuse formats that are not there, and a page without a file."""
+    if name not in ("text", "json", "html"):
+        raise BadInput(f"--format {name!r} is not available; choose text, json or html")
+    if name == "html" and output is None:
+        raise BadInput("--format html makes a file; name it with -o FILE.html")
+
+
+def comparison_columns(models: Sequence[Path], archs: Sequence[str], tech: str | None) -> "tuple[Column, ...]":
+    """One column a program; with several engines, one engine a program, or one program on each of them."""
+    import bnhw
+    from bnhw.reports.comparison import Column, column_labels
+
+    count = max(len(models), len(archs))
+    if count < 2:
+        raise BadInput("one program alone cannot be compared; name two programs, or two engines with --arch")
+    if len(models) not in (1, count) or len(archs) not in (0, 1, count):
+        raise BadInput(
+            f"{len(models)} programs and {len(archs)} engines do not pair; name one engine for all programs, one for "
+            "each program, or several engines for one program"
+        )
+    paths = list(models) * (count // len(models))
+    engines = list(archs) * (count // len(archs)) if archs else [None] * count
+    programs = {path: bnhw.load(path) for path in models}
+    reports = [bnhw.report(programs[path], arch=arch, tech=tech) for path, arch in zip(paths, engines, strict=True)]
+    names = ["" if report.engine is None else report.engine.arch.name for report in reports]
+    labels = column_labels([path.stem for path in paths], names)
+    return tuple(Column(label=label, report=report) for label, report in zip(labels, reports, strict=True))

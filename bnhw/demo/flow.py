@@ -20,9 +20,14 @@ from bnhw.dtypes import Array
 from bnhw.errors import BadInput, ComparisonFailed
 from bnhw.files import write_atomically
 from bnhw.float_model import float_logits
+from bnhw.hardware.arch_file import load_arch
 from bnhw.machine import Machine, Result
 from bnhw.options import CompileOptions
 from bnhw.program import Program
+from bnhw.reports.comparison import Column, compare_reports
+from bnhw.reports.engine_run import run_on_engine
+from bnhw.reports.html.comparison_page import comparison_page
+from bnhw.reports.html.report_page import report_page
 from bnhw.reports.report import Report, build_report
 
 CALIBRATION_IMAGES = 200
@@ -31,10 +36,13 @@ COMPARED_IMAGES = 16
 
 MODES = ("multiply:16", "shift")
 
+ENGINE, TECHNOLOGY = "engine-16x64", "28nm"
+"""The engine whose post stage is built for each mode, and the constants that price it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What the demo measured for one requantise mode; `integers` were compared, all equal."""
+    """What the demo measured for one requantise mode; `integers` were compared, all equal. The report has an engine."""
 
     mode: str
     integers: int
@@ -46,9 +54,10 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoOutcome:
-    """All modes, and the wall time of the whole demo in seconds."""
+    """All modes, the pages written (none without plotly), and the wall time of the whole demo in seconds."""
 
     outcomes: tuple[Outcome, ...]
+    pages: tuple[Path, ...]
     seconds: float
 
 
@@ -68,7 +77,8 @@ def run_demo(folder: Path, say: Callable[[str], None]) -> DemoOutcome:
     _write_images(folder / "test.npz", digits.test_images, digits.test_labels)
     model = _export(folder, say)
     outcomes = tuple(_compile_and_run(model, mode, digits, folder, say) for mode in MODES)
-    return DemoOutcome(outcomes=outcomes, seconds=time.perf_counter() - start)
+    pages = _write_pages(outcomes, folder, say)
+    return DemoOutcome(outcomes=outcomes, pages=pages, seconds=time.perf_counter() - start)
 
 
 def _write_images(path: Path, images: Array, labels: Array) -> None:
@@ -108,9 +118,29 @@ def _compile_and_run(model: Path, mode: str, digits: Digits, folder: Path, say: 
         integers=integers,
         result=result,
         fidelity=measure_fidelity(result.logits, result.scale, reals, digits.test_labels.astype(np.int64)),
-        report=build_report(program),
+        report=_report(program, mode),
         path=path,
     )
+
+
+def _report(program: Program, mode: str) -> Report:
+    """Counts, cycles and energy, with a post stage that does what the mode asks for and no more."""
+    post = mode.split(":", maxsplit=1)[0]
+    arch = load_arch(ENGINE).with_options(name=f"{ENGINE}-{post}", post=post)
+    return build_report(program, run_on_engine(program, arch, TECHNOLOGY))
+
+
+def _write_pages(outcomes: tuple[Outcome, ...], folder: Path, say: Callable[[str], None]) -> tuple[Path, ...]:
+    """The report of the last mode and the comparison of all, where plotly is installed."""
+    if find_spec("plotly") is None:
+        say("report: plotly is not installed, so there is no HTML report (pip install 'bnhw[html]' draws it)")
+        return ()
+    columns = [Column(label=outcome.path.stem, report=outcome.report) for outcome in outcomes]
+    pages = {"report.html": report_page(outcomes[-1].report), "compare.html": comparison_page(compare_reports(columns))}
+    for name, page in pages.items():
+        say(f"report: {folder / name}")
+        write_atomically(folder / name, page.encode())
+    return tuple(folder / name for name in pages)
 
 
 def _verify(program: Program, digits: Digits, say: Callable[[str], None]) -> int:

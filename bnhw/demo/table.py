@@ -4,7 +4,9 @@ from collections.abc import Callable
 
 from rich.table import Table
 
-from bnhw.demo.flow import DemoOutcome, Outcome
+from bnhw.demo.flow import ENGINE, TECHNOLOGY, DemoOutcome, Outcome
+from bnhw.reports.engine import EngineRun
+from bnhw.reports.numbers import format_energy_range
 from bnhw.reports.tables import format_bits
 
 ROWS: tuple[tuple[str, Callable[[Outcome], str]], ...] = (
@@ -18,6 +20,8 @@ ROWS: tuple[tuple[str, Callable[[Outcome], str]], ...] = (
     ("weights", lambda o: format_bits(o.report.totals.weight_bits)),
     ("requantise constants and lookups", lambda o: format_bits(o.report.totals.constant_bits)),
     ("peak live activations", lambda o: format_bits(o.report.peak_activation_bits)),
+    (f"cycles per image, {ENGINE}", lambda o: _of_run(o, lambda run: f"{run.trace.cycles.total:,}")),
+    (f"energy per image, {TECHNOLOGY}", lambda o: _of_run(o, _energy)),
     ("images per second, one thread", lambda o: f"{len(o.result.logits) / o.result.seconds:,.0f}"),
     ("program", lambda o: str(o.path)),
 )
@@ -40,6 +44,15 @@ def demo_table(outcome: DemoOutcome) -> Table:
     for name, value in ROWS:
         table.add_row(name, *map(value, outcome.outcomes))
     return table
+
+
+def _of_run(outcome: Outcome, value: Callable[[EngineRun], str]) -> str:
+    return "" if outcome.report.engine is None else value(outcome.report.engine)
+
+
+def _energy(run: EngineRun) -> str:
+    whole = run.work.energy_total
+    return "" if whole is None else format_energy_range(float(whole.low), float(whole.nominal), float(whole.high))
 
 
 def _percent(share: float | None) -> str:

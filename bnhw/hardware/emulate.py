@@ -40,11 +40,15 @@ class EmulatedStep:
 
 @dataclass(kw_only=True)
 class Emulator:
-    """An engine with a program in it. Memories: int64 (words, lanes), full of random bits at first."""
+    """An engine with a program in it. Memories: int64 (words, lanes), full of random bits at first.
+
+    words: of the weight memory, by convolution, made when it first runs.
+    """
 
     engine: EngineProgram
     seed: int = 0
     memories: dict[MemoryKind, Array] = field(default_factory=dict)
+    words: dict[str, Array] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         random, arch = np.random.default_rng(self.seed), self.arch
@@ -163,7 +167,9 @@ class Emulator:
     def _convolve(self, step: Step, unit: ConvolveUnit, block: int) -> Array:
         """The array's raw sums of one block, (pixels, pe)."""
         span, place, simd = unit.blocks[block], step.source.place, self.arch.simd
-        words = weight_words(self.engine.program, self.arch, unit)
+        if unit.instruction not in self.words:
+            self.words[unit.instruction] = weight_words(self.engine.program, self.arch, unit)
+        words = self.words[unit.instruction]
         per_phase = [step.taps * unit.phases * one.words for one in unit.blocks]
         address = sum(per_phase[:block])
         total = np.zeros((step.pixels, self.arch.pe), np.int64)

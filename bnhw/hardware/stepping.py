@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from bnhw.hardware.arch import FETCH, Arch, Dataflow
-from bnhw.hardware.steps import ArithmeticUnit, LookUpUnit, MainKind, Operand, Step, ThresholdUnit
+from bnhw.hardware.steps import ArithmeticUnit, LookUpUnit, MainKind, Step, ThresholdUnit
 from bnhw.hardware.trace import MemoryKind
 
 
@@ -171,43 +171,33 @@ class SteppedTile:
 
     def _interval(self, row: int, column: int, block: int, main: Iterator[str]) -> Iterator[tuple[str, Token | None]]:
         """Until main and operand b are read, and as long as the post unit and the write port work."""
-        second, elapsed = self._operand(self.step.second), 0
-        main_left, second_left = True, self.step.second is not None
-        source = self.step.source.place.memory
-        separate = self.step.second is None or self.step.second.place.memory is not source
-        separate |= source is MemoryKind.RESIDUALS and self.arch.memories[source].read_ports == 2
-        issued = next(main)
-        waiting = next(second, None)
+        step, second = self.step, self.step.second
+        waiting, elapsed = list(main), 0
+        planes = list(range(second.place.planes)) if second is not None else []
         while True:
-            cause = ""
-            port_free = True
-            if main_left:
-                self._issue_main(issued, row, column, block)
-                cause = "compute" if self.step.convolve is not None else "activation_load"
-                port_free = separate
-                following = next(main, None)
-                main_left = following is not None
-                issued = following if following is not None else issued
-            if second_left and port_free and self.step.second is not None:
-                place = self.step.second.place
-                port = f"{place.memory.value} b" if separate else place.memory.value
-                self._read(place.memory, port, self._bits(place.lane_bits))
-                cause = cause or "activation_load"
-                waiting = next(second, None)
-                second_left = waiting is not None
+            cause = "writeback" if elapsed < step.result.planes else "stall"
+            if second is not None and planes and (self._own_port or not waiting):
+                port = second.place.memory.value + (" b" if self._own_port else "")
+                self._read(second.place.memory, port, self._bits(second.place.lane_bits))
+                planes.pop()
+                cause = "activation_load"
+            if waiting:
+                self._issue_main(waiting.pop(0), row, column, block)
+                cause = "compute" if step.convolve is not None else "activation_load"
             elapsed += 1
-            if not cause:
-                cause = "writeback" if elapsed <= self.step.result.planes else "stall"
-            working = elapsed < self._post_cycles() or elapsed < self.step.result.planes
-            last = not main_left and not second_left and not working
-            pixel = row * self.step.columns + column
-            yield cause, Token(pixel=pixel, block=block, partial=False) if last else None
-            if last:
+            if waiting or planes or elapsed < self._post_cycles() or elapsed < step.result.planes:
+                yield cause, None
+            else:
+                yield cause, Token(pixel=row * step.columns + column, block=block, partial=False)
                 return
 
-    def _operand(self, operand: Operand | None) -> Iterator[str]:
-        for plane in range(operand.place.planes if operand is not None else 0):
-            yield f"plane {plane}"
+    @property
+    def _own_port(self) -> bool:
+        """Whether operand b has a read port of its own: another memory, or a second port."""
+        source = self.step.source.place.memory
+        if self.step.second is None or self.step.second.place.memory is not source:
+            return True
+        return source is MemoryKind.RESIDUALS and self.arch.memories[source].read_ports == 2
 
     def _bits(self, lane_bits: int) -> int:
         return self.arch.pe * lane_bits

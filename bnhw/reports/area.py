@@ -15,6 +15,7 @@ FPGAS = {Target.XILINX7: "Xilinx 7", Target.ICE40: "iCE40", Target.ECP5: "ECP5"}
 
 COMPARISONS = (
     ("multiplexer against multiplier: mux8, mul8x8", "mux8", "mul8x8"),
+    ("the same, in whole engines without memories", "engine, mux8", "engine, mul8x8"),
     ("the same, weight masking: and8, mul8x8", "and8", "mul8x8"),
     ("shifted ReLU against batch norm: fixed shift, multiply:8", "fixed shift", "multiply:8"),
     ("shifted ReLU against batch norm: fixed shift, multiply:16", "fixed shift", "multiply:16"),

@@ -20,6 +20,7 @@ from bnhw.program import (
     Tensor,
     Threshold,
 )
+from bnhw.reports.engine_tables import engine_rows, engine_tables
 from bnhw.reports.report import Report
 from bnhw.reports.steps import CodeStep, code_steps, summarise_costs
 
@@ -50,7 +51,7 @@ def summary_table(title: str, rows: list[tuple[str, str]]) -> Table:
 
 
 def report_tables(report: Report) -> RenderableType:
-    """The summary, the table of instructions, and the actions of one image."""
+    """The summary, what an engine makes of the program, the table of instructions, and the actions of one image."""
     totals = report.totals
     rows = [
         ("MACs per image", f"{totals.macs_full:,} full, {totals.macs_trimmed:,} without padded taps"),
@@ -60,13 +61,13 @@ def report_tables(report: Report) -> RenderableType:
         ("constants", format_bits(totals.constant_bits)),
         ("peak live activations", format_bits(report.peak_activation_bits)),
     ]
-    return Group(
-        summary_table(f"Report of {report.program.name}", rows),
-        Text(),
-        _layer_table(report),
-        Text(),
-        _action_table(report),
-    )
+    run = report.engine
+    if run is not None:
+        rows += engine_rows(run)
+    parts: list[RenderableType] = [summary_table(f"Report of {report.program.name}", rows), Text()]
+    if run is not None:
+        parts += [*engine_tables(run, report.steps), Text()]
+    return Group(*parts, _layer_table(report), Text(), _action_table(report))
 
 
 def _layer_table(report: Report) -> Table:

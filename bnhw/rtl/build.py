@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -17,7 +17,7 @@ CACHE_VARIABLE = "BNHW_CACHE"
 
 VERILATOR_OPTIONS = ("-O3", "--x-initial", "unique", "--x-assign", "unique", "-Wall", "--language", "1364-2005")
 
-COMPILER_OPTIONS = ("-std=c++17", "-O1", "-w", "-fPIC", "-shared", "-pthread")
+COMPILER_OPTIONS = ("-std=c++17", "-O1", "-w", "-fPIC", "-pthread")
 """Compiling at -O2 takes longer than it saves on the networks of the tests."""
 
 
@@ -87,25 +87,43 @@ def build_library(parameters: Mapping[str, int], folder: Path | None = None) -> 
 
 
 def _build(parameters: Mapping[str, int], folder: Path, work: Path) -> Path:
-    """Verilator makes C++ of the engine; that, the wrapper and Verilator's own files become a library."""
+    """Verilator makes C++ of the engine; that, the wrapper and Verilator's runtime become a library."""
     verilator = require_tool("verilator", "verilator")
-    compiler = require_tool("g++", "g++")
     values = [f"-G{name}={value}" for name, value in parameters.items()]
     places = ("--top-module", "engine", "--Mdir", str(work), f"-I{folder}")
     _run([verilator, "--cc", *VERILATOR_OPTIONS, *places, *values, str(folder / "engine.v")])
     include = Path(_run([verilator, "--getenv", "VERILATOR_ROOT"]).strip()) / "include"
-    sources = [*sorted(work.glob("Vengine*.cpp")), folder / "wrapper.cpp"]
-    sources += [include / "verilated.cpp", include / "verilated_threads.cpp"]
-    library = work / "engine.so"
-    headers = (f"-I{work}", f"-I{include}", f"-I{include / 'vltstd'}")
-    _run([compiler, *COMPILER_OPTIONS, *headers, *map(str, sources), "-o", str(library)])
-    return library
+    # Most of the compiler's time goes into headers, so everything is one source.
+    sources = (*sorted(work.glob("Vengine*.cpp")), folder / "wrapper.cpp")
+    joined = work / "all.cpp"
+    joined.write_text("".join(f'#include "{path}"\n' for path in sources))
+    return _compile([str(joined), str(_runtime(include))], (work, include), "-shared", work / "engine.so")
+
+
+def _runtime(include: Path) -> Path:
+    """Verilator's own part of every library, compiled once for each version."""
+    name = hashlib.sha256(repr((verilator_version(), str(include), COMPILER_OPTIONS)).encode()).hexdigest()
+    compiled = cache_folder() / "engine" / f"{name}.o"
+    if not compiled.is_file():
+        with tempfile.TemporaryDirectory(dir=compiled.parent) as work:
+            joined = Path(work) / "runtime.cpp"
+            sources = (include / "verilated.cpp", include / "verilated_threads.cpp")
+            joined.write_text("".join(f'#include "{path}"\n' for path in sources))
+            _compile([str(joined)], (include,), "-c", Path(work) / "runtime.o").replace(compiled)
+    return compiled
+
+
+def _compile(inputs: Sequence[str], headers: Sequence[Path], kind: str, output: Path) -> Path:
+    compiler = require_tool("g++", "g++")
+    folders = [f"-I{path}" for path in headers] + [f"-I{headers[-1] / 'vltstd'}"]
+    _run([compiler, *COMPILER_OPTIONS, kind, *folders, *inputs, "-o", str(output)])
+    return output
 
 
 def _run(command: list[str]) -> str:
-    """Run a tool. Raises BadInput with the end of what it said where it fails."""
+    """Run a tool. Raises BadInput with the beginning of what it said where it fails."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
-        said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-20:])
+        said = "\n".join((done.stdout + done.stderr).strip().splitlines()[:20])
         raise BadInput(f"{Path(command[0]).name} failed:\n{said}")
     return done.stdout

@@ -15,6 +15,7 @@ from bnhw.hardware.steps import (
     Step,
     ThresholdUnit,
 )
+from bnhw.hardware.timing import post_cycles
 from bnhw.hardware.trace import MemoryKind
 
 MAINS = (MainKind.CONVOLVE, MainKind.SUM, MainKind.MAXIMUM, MainKind.MULTIPLY)
@@ -80,17 +81,6 @@ def descriptor_words(arch: Arch, step: Step, *, last: bool) -> tuple[int, ...]:
         **_write(arch, step),
     }
     return (pack(values), *entries)
-
-
-def post_cycles(arch: Arch, step: Step) -> int:
-    """Cycles of the post unit for each block."""
-    match step.post:
-        case ThresholdUnit(thresholds=thresholds):
-            return max(1, -(-int(thresholds.shape[2]) // arch.comparators))
-        case LookUpUnit():
-            return -(-min(arch.pe, step.channels) // arch.lookups)
-        case _:
-            return 1
 
 
 def _main(arch: Arch, step: Step) -> dict[str, int]:

@@ -7,12 +7,13 @@ what they make needless; all others are inputs.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from bnhw.hardware.arch import Datapath, Post
+from bnhw.rtl.area import Target
+from bnhw.rtl.parameters import DATAPATHS, POSTS, sum_bits
+
 SIMD = 16
 ACC_BITS = 16
 RESULT_BITS = 4
-DATAPATH_NUMBERS = {"mux": 0, "and": 1, "xnor": 2, "mul": 3}
-POST_NUMBERS = {"shift": 0, "csd": 1, "multiply": 2}
-"""The parameters DATAPATH of dot.v and POST of post_arithmetic.v."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +29,7 @@ class Design:
     """One module of `bnhw/rtl` with its parameters and the inputs that are fixed, by port.
 
     sources: the files that it needs beside its own. black_boxes: modules in them that are left out of the area.
+    targets: those that it is measured on.
     """
 
     name: str
@@ -38,62 +40,61 @@ class Design:
     multiplies: bool = False
     sources: tuple[str, ...] = ()
     black_boxes: tuple[str, ...] = ()
+    targets: tuple[Target, ...] = tuple(Target)
 
 
 def dot_design(
-    name: str, datapath: str, act_bits: int, weight_bits: int, title: str, *, simd: int = SIMD, masked: bool = True
+    name: str, datapath: Datapath, act_bits: int, weight_bits: int, title: str, *, simd: int = SIMD, masked: bool = True
 ) -> Design:
     """The sum of one cycle of one processing element, as wide as it can get.
 
     masked: whether lanes can be out of use, which costs something in datapath xnor alone.
     """
-    tree = (simd - 1).bit_length()
-    sum_bits = {"xnor": tree + 2, "mul": act_bits + weight_bits + tree}.get(datapath, act_bits + tree + 1)
     return Design(
         name=name,
         title=title,
         module="dot",
         parameters={
-            "DATAPATH": DATAPATH_NUMBERS[datapath],
+            "DATAPATH": DATAPATHS.index(datapath),
             "SIMD": simd,
             "ACT_BITS": act_bits,
             "WEIGHT_BITS": weight_bits,
-            "SUM_BITS": sum_bits,
+            "SUM_BITS": sum_bits(datapath, simd, act_bits, weight_bits),
         },
         constants={} if masked else {"used": Constant(bits=simd, value=(1 << simd) - 1)},
-        multiplies=datapath == "mul",
+        multiplies=datapath is Datapath.MUL,
     )
 
 
 def datapath_designs() -> tuple[Design, ...]:
     """The datapaths at 16 lanes; a number after the name is the activation's width."""
     return (
-        dot_design("xnor", "xnor", 1, 1, "XNOR and popcount of bits", masked=False),
-        dot_design("xnor, masked", "xnor", 1, 1, "the same, where lanes can be out of use"),
-        dot_design("and4", "and", 4, 1, "4-bit activation where the weight is 1; the sum of all is shared"),
-        dot_design("mux4", "mux", 4, 1, "4-bit activation added or subtracted"),
-        dot_design("and8", "and", 8, 1, "8-bit activation where the weight is 1; the sum of all is shared"),
-        dot_design("mux8", "mux", 8, 1, "8-bit activation added or subtracted"),
-        dot_design("mul8x8", "mul", 8, 8, "8-bit activation times 8-bit weight"),
+        dot_design("xnor", Datapath.XNOR, 1, 1, "XNOR and popcount of bits", masked=False),
+        dot_design("xnor, masked", Datapath.XNOR, 1, 1, "the same, where lanes can be out of use"),
+        dot_design("and4", Datapath.AND, 4, 1, "4-bit activation where the weight is 1; the sum of all is shared"),
+        dot_design("mux4", Datapath.MUX, 4, 1, "4-bit activation added or subtracted"),
+        dot_design("and8", Datapath.AND, 8, 1, "8-bit activation where the weight is 1; the sum of all is shared"),
+        dot_design("mux8", Datapath.MUX, 8, 1, "8-bit activation added or subtracted"),
+        dot_design("mul8x8", Datapath.MUL, 8, 8, "8-bit activation times 8-bit weight"),
     )
 
 
 def post_designs() -> tuple[Design, ...]:
     """The post stages for a 16-bit accumulator and a 4-bit unsigned result; offsets and factors are inputs."""
     return (
-        _arithmetic("fixed shift", "shift", "shifted ReLU, its shift fixed", shift=6, exponents=1),
-        _arithmetic("barrel shift", "shift", "shifted ReLU, its shift an input", exponents=1),
-        _arithmetic("csd:2", "csd", "factor of two signed digits of 8 places", shift=8, exponents=8, added_bits=8),
+        _arithmetic("fixed shift", Post.SHIFT, "shifted ReLU, its shift fixed", shift=6, exponents=1),
+        _arithmetic("barrel shift", Post.SHIFT, "shifted ReLU, its shift an input", exponents=1),
+        _arithmetic("csd:2", Post.CSD, "factor of two signed digits of 8 places", shift=8, exponents=8, added_bits=8),
         _thresholds("15 thresholds", "comparisons, all rising", {"falling": Constant(bits=1, value=0)}),
         _thresholds("15 thresholds, either way", "comparisons, rising or falling", {}),
-        _arithmetic("multiply:8", "multiply", "batch norm with a factor of 8 bits", shift=8, multiplier_bits=8),
-        _arithmetic("multiply:16", "multiply", "batch norm with a factor of 16 bits", shift=16, multiplier_bits=16),
+        _arithmetic("multiply:8", Post.MULTIPLY, "batch norm with a factor of 8 bits", shift=8, multiplier_bits=8),
+        _arithmetic("multiply:16", Post.MULTIPLY, "batch norm with a factor of 16 bits", shift=16, multiplier_bits=16),
     )
 
 
 def _arithmetic(
     name: str,
-    post: str,
+    post: Post,
     title: str,
     *,
     shift: int | None = None,
@@ -109,14 +110,14 @@ def _arithmetic(
     }
     if shift is not None:
         constants["shift"] = Constant(bits=shift_bits, value=shift)
-    if post == "shift":
+    if post is Post.SHIFT:
         constants["multiplier"] = Constant(bits=7, value=1 << 6)  # one digit, 2^0
     return Design(
         name=name,
         title=title,
         module="post_arithmetic",
         parameters={
-            "POST": POST_NUMBERS[post],
+            "POST": POSTS.index(post),
             "ACC_BITS": ACC_BITS,
             "OFFSET_BITS": ACC_BITS + (multiplier_bits or added_bits),
             "SHIFT_BITS": shift_bits,
@@ -126,7 +127,7 @@ def _arithmetic(
             "EXPONENTS": exponents,
         },
         constants=constants,
-        multiplies=post == "multiply",
+        multiplies=post is Post.MULTIPLY,
     )
 
 
@@ -157,47 +158,3 @@ GROUPS = (
     ),
 )
 """The tables: title, names of designs."""
-
-
-def engine_designs(parameters: Mapping[str, int]) -> tuple[Design, ...]:
-    """One processing element's parts of an engine with these parameters of `engine.v`, every number an input."""
-    designs = [
-        Design(
-            name="dot",
-            title=f"sum of a cycle of {parameters['SIMD']} lanes",
-            module="dot",
-            parameters=_chosen(parameters, "DATAPATH", "SIMD", "ACT_BITS", "WEIGHT_BITS", "SUM_BITS"),
-            multiplies=parameters["DATAPATH"] == DATAPATH_NUMBERS["mul"],
-        ),
-        Design(
-            name="post_arithmetic",
-            title="requantise with constants",
-            module="post_arithmetic",
-            parameters={
-                **_chosen(parameters, "POST", "ACC_BITS", "OFFSET_BITS", "SHIFT_BITS"),
-                **_chosen(parameters, "MULTIPLIER_BITS", "RESULT_BITS"),
-                "CSD_DIGITS": max(1, parameters["CSD_DIGITS"]),
-                "EXPONENTS": parameters["MULTIPLIER_BITS"],
-            },
-            multiplies=parameters["POST"] == POST_NUMBERS["multiply"],
-        ),
-    ]
-    comparators = parameters["COMPARATORS"]
-    if comparators:
-        designs.append(
-            Design(
-                name="post_threshold",
-                title=f"{comparators} thresholds",
-                module="post_threshold",
-                parameters={
-                    "ACC_BITS": parameters["ACC_BITS"] + 1,
-                    "COMPARATORS": comparators,
-                    "COUNT_BITS": comparators.bit_length(),
-                },
-            )
-        )
-    return tuple(designs)
-
-
-def _chosen(parameters: Mapping[str, int], *names: str) -> dict[str, int]:
-    return {name: parameters[name] for name in names}

@@ -99,7 +99,7 @@ module engine #(
     wire descriptor_read;
     wire [23:0] descriptor_address;
     wire [`DESCRIPTOR_BITS-1:0] descriptor_word, descriptor;
-    wire main_issue, main_first, main_value, main_in_image, main_plane_first;
+    wire main_issue, main_read, main_first, main_value, main_in_image, main_plane_first;
     wire [15:0] main_lanes, main_bank, operand_bank;
     wire [5:0] main_shift, operand_shift;
     wire [23:0] main_address, weight_address, operand_address, constant_address, class_address;
@@ -108,7 +108,7 @@ module engine #(
         .clk(clk), .reset(reset), .start(start && idle), .finished(finished), .idle(sequencer_idle), .loading(loading),
         .step_done(step_done), .done(done), .descriptor_read(descriptor_read),
         .descriptor_address(descriptor_address), .descriptor_word(descriptor_word), .descriptor(descriptor),
-        .main_issue(main_issue), .main_first(main_first), .main_value(main_value), .main_in_image(main_in_image),
+        .main_issue(main_issue), .main_read(main_read), .main_first(main_first), .main_value(main_value), .main_in_image(main_in_image),
         .main_lanes(main_lanes), .main_bank(main_bank), .main_plane_first(main_plane_first),
         .main_shift(main_shift), .main_address(main_address), .weight_address(weight_address),
         .operand_issue(operand_issue), .operand_plane_first(operand_plane_first), .operand_shift(operand_shift),
@@ -119,8 +119,8 @@ module engine #(
     wire maximum = descriptor[`MAIN] == 2'd2;
 
     // ---- memories of tensors: reads of main and of the operand never meet in one of them
-    wire main_residual = main_issue && descriptor[`MAIN_MEMORY];
-    wire main_activation = main_issue && !descriptor[`MAIN_MEMORY];
+    wire main_residual = main_read && descriptor[`MAIN_MEMORY];
+    wire main_activation = main_read && !descriptor[`MAIN_MEMORY];
     wire operand_residual = operand_issue && descriptor[`OPERAND_MEMORY];
     wire operand_activation = operand_issue && !descriptor[`OPERAND_MEMORY];
     wire [23:0] host_row = address / GROUPS[23:0];

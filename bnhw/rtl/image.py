@@ -31,14 +31,10 @@ class Words:
 def image(engine: EngineProgram) -> Mapping[MemoryKind, Words]:
     """The content of all memories but those of tensors.
 
-    Raises ArchMismatch where a memory is too small, a number does not fit, or the Verilog does not build the engine.
+    Raises ArchMismatch as `require_fit` does.
     """
-    arch = engine.arch
-    parameters(arch)
-    descriptors, problems = _descriptors(engine)
-    problems += _size_problems(engine) + _result_problems(engine)
-    if problems:
-        raise ArchMismatch(problems, model=engine.program.name, arch=arch.name)
+    require_fit(engine)
+    descriptors, _ = _descriptors(engine)
     return {
         MemoryKind.WEIGHTS: _weights(engine),
         MemoryKind.CONSTANTS: _constants(engine),
@@ -47,6 +43,15 @@ def image(engine: EngineProgram) -> Mapping[MemoryKind, Words]:
         MemoryKind.CLASSES: _classes(engine),
         MemoryKind.DESCRIPTORS: words_of_integers(descriptors, DESCRIPTOR_BITS),
     }
+
+
+def require_fit(engine: EngineProgram) -> None:
+    """Raises ArchMismatch where a memory is too small or a number does not fit, or for an engine never built."""
+    parameters(engine.arch)
+    _, problems = _descriptors(engine)
+    problems += _size_problems(engine) + _result_problems(engine)
+    if problems:
+        raise ArchMismatch(problems, model=engine.program.name, arch=engine.arch.name)
 
 
 def tensor_words(arch: Arch, place: Place, codes: Array) -> Words:

@@ -33,16 +33,16 @@ def result_bits(arch: Arch) -> int:
     return min(34, max(arch.acc_bits, arch.residual_bits) + 2)
 
 
-def sum_bits(arch: Arch) -> int:
+def sum_bits(datapath: Datapath, simd: int, act_bits: int, weight_bits: int) -> int:
     """Bits of the sum of one cycle of one PE, with its sign; see `dot.v`."""
-    tree = (arch.simd - 1).bit_length()
-    match arch.datapath:
+    tree = (simd - 1).bit_length()
+    match datapath:
         case Datapath.XNOR:
             return tree + 2
         case Datapath.MUL:
-            return arch.act_bits + arch.weight_bits + tree
+            return act_bits + weight_bits + tree
         case _:
-            return arch.act_bits + tree + 1
+            return act_bits + tree + 1
 
 
 def parameters(arch: Arch, host_bits: int = HOST_BITS) -> Mapping[str, int]:
@@ -69,7 +69,7 @@ def parameters(arch: Arch, host_bits: int = HOST_BITS) -> Mapping[str, int]:
         "DATAPATH": DATAPATHS.index(arch.datapath),
         "ACT_BITS": arch.act_bits,
         "WEIGHT_BITS": arch.weight_bits,
-        "SUM_BITS": sum_bits(arch),
+        "SUM_BITS": sum_bits(arch.datapath, arch.simd, arch.act_bits, arch.weight_bits),
         "ACC_BITS": arch.acc_bits,
         "RESIDUAL_BITS": arch.residual_bits,
         "RESULT_BITS": result_bits(arch),

@@ -21,6 +21,7 @@ module sequencer #(
     input [`DESCRIPTOR_BITS-1:0] descriptor_word,
     output reg [`DESCRIPTOR_BITS-1:0] descriptor,
     output main_issue,
+    output main_read,             // something is read: not at padded taps, nor in blocks outside the tensor
     output main_first,            // the interval's first value
     output main_value,            // all planes of a value are read with this one
     output main_in_image,           // the tap lies in the image
@@ -79,7 +80,7 @@ module sequencer #(
     reg [23:0] entry_address;
     wire [23:0] next_entry = block_last ? first_entry : entry_address + 24'd1;
     assign descriptor_read = state == FETCH || (loading && descriptor_word[`BLOCK_TABLE])
-        || (tick && descriptor[`BLOCK_TABLE]);
+        || (tick && descriptor[`BLOCK_TABLE] && !(next_pixel && pixel_last));
     assign descriptor_address = state == FETCH ? step_address : loading ? first_entry : next_entry;
     always @(posedge clk) begin
         if (reset) begin
@@ -228,6 +229,7 @@ module sequencer #(
     assign operand_bank = operand_block_bank;
 
     // ---- flags of the read
+    assign main_read = main_issue && main_in_image && (convolve || source_there);
     wire first_tap = kernel_row == 0 && kernel_column == 0 && !phase;
     wire word_last = first_word + word == descriptor[`LAST_WORD];
     assign main_plane_first = plane == 0;

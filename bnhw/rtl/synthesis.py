@@ -37,10 +37,8 @@ FPGA_COMMANDS = {
 """Yosys' command of each family, what it needs to use multiplier blocks, and to use none."""
 
 
-def synthesis_script(
-    design: Design, target: Target, *, dsp: bool = True, abc: str = ABC_SCRIPTS[0], output: str = "cells.json"
-) -> str:
-    """The Yosys script that maps one design and writes its cells to `output`.
+def synthesis_script(design: Design, target: Target, *, dsp: bool = True) -> str:
+    """The Yosys script that maps one design and writes its cells to `cells_0.json`, and so on for each mapping.
 
     It reads the design's sources and, for standard cells, `cells.lib` in the folder that it runs in.
     """
@@ -50,27 +48,31 @@ def synthesis_script(
     lines += ["rename -top measured", "select -module measured"]
     for port, constant in design.constants.items():
         lines += [f"delete -input w:{port}", f"connect -nounset -set {port} {constant.bits}'d{constant.value}"]
-    lines += ["select -clear", *_mapping(target, dsp, abc), "opt_clean -purge", f"tee -q -o {output} stat -json", ""]
-    return "\n".join(lines)
+    lines += ["select -clear", *_mapping(target, dsp)]
+    return "\n".join([*lines, ""])
 
 
 def _verilog(design: Design) -> tuple[str, ...]:
     return (f"{design.module}.v", *(name for name in design.sources if name.endswith(".v")))
 
 
-def _mapping(target: Target, dsp: bool, abc: str) -> list[str]:
+def _mapping(target: Target, dsp: bool) -> list[str]:
     match target:
         case Target.LIBERTY:
-            return [
-                "synth -flatten",
-                f"dfflibmap -liberty {LIBERTY_NAME}",
-                f"abc -liberty {LIBERTY_NAME} -script {abc}",
-            ]
+            lines = ["synth -flatten", f"dfflibmap -liberty {LIBERTY_NAME}", "design -save synthesised"]
+            for number, abc in enumerate(ABC_SCRIPTS):
+                lines += ["design -load synthesised", f"abc -liberty {LIBERTY_NAME} -script {abc}", *_writing(number)]
+            return lines
         case Target.GENERIC:
-            return ["synth -flatten", "dfflegalize -cell $_DFF_P_ 01", "abc -g AND,NAND,OR,NOR,XOR,XNOR,MUX"]
+            legal = "dfflegalize -cell $_DFF_P_ 01"
+            return ["synth -flatten", legal, "abc -g AND,NAND,OR,NOR,XOR,XNOR,MUX", *_writing(0)]
         case _:
             command, with_dsp, without = FPGA_COMMANDS[target]
-            return [f"{command}{with_dsp if dsp else without} -top measured"]
+            return [f"{command}{with_dsp if dsp else without} -top measured", *_writing(0)]
+
+
+def _writing(number: int) -> list[str]:
+    return ["opt_clean -purge", f"tee -q -o cells_{number}.json stat -json"]
 
 
 def synthesize(
@@ -94,14 +96,14 @@ def measure_areas(
     keep: Path | None = None,
     done: Callable[[int], None] = lambda _: None,
 ) -> AreaReport:
-    """Each design on each target; designs that multiply on an FPGA also without its multiplier blocks.
+    """Each design on each of its targets; designs that multiply on an FPGA also without its multiplier blocks.
 
     `done` is told how many designs of how many (`count_runs`) are done. Errors as in `synthesize`.
     """
     areas: list[Area] = []
     for target in targets:
         for design in designs:
-            for dsp in _with_dsp(design, target):
+            for dsp in _runs(design, target):
                 areas += synthesize([design], target, liberty=liberty, dsp=dsp, keep=keep)
                 done(len(areas))
     named = liberty_name if Target.LIBERTY in targets else ""
@@ -110,10 +112,12 @@ def measure_areas(
 
 def count_runs(designs: Sequence[Design], targets: Sequence[Target]) -> int:
     """How many areas `measure_areas` measures."""
-    return sum(len(_with_dsp(design, target)) for design in designs for target in targets)
+    return sum(len(_runs(design, target)) for design in designs for target in targets)
 
 
-def _with_dsp(design: Design, target: Target) -> tuple[bool, ...]:
+def _runs(design: Design, target: Target) -> tuple[bool, ...]:
+    if target not in design.targets:
+        return ()
     return (True, False) if design.multiplies and target in FPGA_COMMANDS else (True,)
 
 
@@ -133,13 +137,11 @@ def _yosys() -> str:
 def _synthesize(
     design: Design, target: Target, liberty: str, areas: Mapping[str, float], dsp: bool, keep: Path | None
 ) -> Area:
-    results = []
-    for number, abc in enumerate(ABC_SCRIPTS if target is Target.LIBERTY else ABC_SCRIPTS[:1], start=1):
-        script = synthesis_script(design, target, dsp=dsp, abc=abc)
-        if keep is not None:
-            name = f"{re.sub('[^a-z0-9]+', '_', design.name)}_{target.value}{'' if dsp else '_no_dsp'}_{number}.ys"
-            (keep / name).write_text(script)
-        results.append(_run_yosys(script, design, liberty))
+    script = synthesis_script(design, target, dsp=dsp)
+    if keep is not None:
+        name = f"{re.sub('[^a-z0-9]+', '_', design.name)}_{target.value}{'' if dsp else '_no_dsp'}.ys"
+        (keep / name).write_text(script)
+    results = _run_yosys(script, design, liberty)
     measured = [sum(areas[kind] * count for kind, count in cells.items()) for cells in results] if areas else []
     return Area(
         design=design.name,
@@ -151,8 +153,8 @@ def _synthesize(
     )
 
 
-def _run_yosys(script: str, design: Design, liberty: str) -> dict[str, int]:
-    """The cells by kind."""
+def _run_yosys(script: str, design: Design, liberty: str) -> list[dict[str, int]]:
+    """The cells by kind, of each mapping."""
     yosys = _yosys()
     with tempfile.TemporaryDirectory(prefix="bnhw-synthesis-") as name:
         folder = Path(name)
@@ -170,11 +172,15 @@ def _run_yosys(script: str, design: Design, liberty: str) -> dict[str, int]:
             raise BadInput(
                 f"{design.name}: Yosys was not done after {SECONDS} s; synthesise a smaller design"
             ) from error
-        output = folder / "cells.json"
-        if done.returncode or not output.is_file():
+        outputs = sorted(folder.glob("cells_*.json"))
+        if done.returncode or not outputs:
             end = (done.stdout + done.stderr).strip()[-500:]
             raise BadInput(f"{design.name}: Yosys ended with {done.returncode}: {end}\nThe script was:\n{script}")
-        counts = json.loads(output.read_text())["design"]["num_cells_by_type"]
+        return [_counts(output, design) for output in outputs]
+
+
+def _counts(output: Path, design: Design) -> dict[str, int]:
+    counts = json.loads(output.read_text())["design"]["num_cells_by_type"]
     return {kind: int(count) for kind, count in sorted(counts.items()) if kind not in design.black_boxes}
 
 

@@ -68,8 +68,7 @@ def write_project(
     pixels: images as `Machine.run` takes them. step_cycles: of every step, by the schedule. Raises BadInput where the
     folder exists or cannot be written, ArchMismatch where the program does not run on the engine.
     """
-    if folder.exists():
-        raise BadInput(f"{folder}: exists already; choose a folder that does not, or remove it")
+    require_new(folder)
     engine = map_program(program, arch)
     images = fit_images(program, pixels)
     contents = project_files(engine, images, step_cycles, kernels)
@@ -84,6 +83,12 @@ def write_project(
         raise BadInput(f"{folder}: cannot be written ({error.strerror}); choose a place that can") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def require_new(folder: Path) -> None:
+    """Raises BadInput where a folder or file of this name is there."""
+    if folder.exists():
+        raise BadInput(f"{folder}: exists already; choose a folder that does not, or remove it")
 
 
 def project_files(

@@ -1,0 +1,1 @@
+"""Reports and comparisons as one HTML page that needs no network."""
