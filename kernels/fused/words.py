@@ -158,7 +158,7 @@ def find_border(table: Table, taps: int, source: int, stride: int, first: int, e
         at = source + table[taps + 3 * step]
         bits = load_wide(at) | load_wide(at + stride) | load_wide(at + 2 * stride) | load_wide(at + 3 * stride)
         found |= np.int64(bits != 0) << (step - first)
-    return found
+    return int(found)
 
 
 @inline
