@@ -122,16 +122,16 @@ def load_engine(arch: str | None) -> "Engine":
 
 
 def compare_with_rtl(machine: "Machine", arch: str | None, pixels: "Array", title: str) -> dict[str, Any]:
-    """Every integer, every step's cycles; raises ComparisonFailed at the first difference. What a summary shows."""
+    """What a summary shows; raises ComparisonFailed at the first difference of integers, cycles or memory traffic."""
     from bnhw.hardware.schedule import schedule_engine
     from bnhw.rtl.machine import RtlMachine
     from bnhw.rtl.verify import compare_rtl
 
     verilog = RtlMachine(machine.program, load_engine(arch))
-    step_cycles = [step.cycles.total for step in schedule_engine(verilog.engine).steps]
-    verilog.most_cycles = 2 * sum(step_cycles) + 1000
+    trace = schedule_engine(verilog.engine)
+    verilog.most_cycles = 2 * trace.cycles.total + 1000
     with progress_bar("comparing with rtl", len(pixels)) as progress:
-        compared = compare_rtl(verilog, machine, step_cycles, pixels, progress)
+        compared = compare_rtl(verilog, machine, trace, pixels, progress)
     if compared.difference:
         raise ComparisonFailed(f"{title}: {compared.difference}")
     return {
