@@ -58,6 +58,7 @@ ENGINES: Mapping[str, Arch] = {
         replace(
             MUX,
             name="and",
+            memories={**MEMORIES, MemoryKind.RESIDUALS: Memory(words=1 << 15, read_ports=2)},
             datapath=Datapath.AND,
             pe=1,
             simd=3,
@@ -103,7 +104,7 @@ def cycles(engine: EngineProgram) -> list[int]:
 def compared(program: Program, arch: Arch, images: Array, folder: Path | None = None) -> RtlComparison:
     """A program on the Verilog against the reference and the schedule."""
     machine = RtlMachine(program, arch, folder=folder)
-    return compare_rtl(machine, Machine(program, "reference"), cycles(machine.engine), images)
+    return compare_rtl(machine, Machine(program, "reference"), schedule_engine(machine.engine), images)
 
 
 def random_images(program: Program, count: int, seed: int = 0) -> Array:

@@ -160,16 +160,10 @@ def test_results_wider_than_the_engine_are_refused() -> None:
 
 
 def test_an_engine_that_the_verilog_does_not_build_is_refused() -> None:
-    arch = replace(
-        MUX,
-        dataflow=Dataflow.WEIGHT_STATIONARY,
-        memories={**MUX.memories, MemoryKind.RESIDUALS: Memory(words=8, read_ports=2)},
-    )
     with pytest.raises(ArchMismatch) as caught:
-        parameters(arch)
+        parameters(replace(MUX, dataflow=Dataflow.WEIGHT_STATIONARY))
     assert caught.value.problems == (
         "dataflow = 'weight-stationary': the Verilog is output-stationary; set dataflow = 'output-stationary'",
-        "memories.residuals has 2 read ports: those of the Verilog have one; set read_ports = 1",
     )
 
 

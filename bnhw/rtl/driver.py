@@ -18,6 +18,9 @@ from bnhw.rtl.parameters import HOST_BITS, HOST_MEMORIES, result_bits
 RAW, Q, NUMBER, STEP = range(4)
 """The probes of `wrapper.cpp`."""
 
+COUNTERS = 11
+"""Numbers of an entry of the last one: clamped sums, words read of each memory, words written of those of tensors."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Probe:
@@ -31,7 +34,8 @@ class Probe:
 class Run:
     """One run of a program. Cycles count from 1, the first step's first.
 
-    step_ends: the last cycle of every step. saturations: clamped sums up to the end of every step.
+    step_ends: the last cycle of every step. saturations: clamped sums in every step. reads, writes: words that pass
+    each memory's ports in every step; of the activation memory, of one bank each.
     """
 
     raw: Probe
@@ -39,6 +43,8 @@ class Run:
     number: Probe
     step_ends: Array
     saturations: Array
+    reads: Mapping[MemoryKind, Array]
+    writes: Mapping[MemoryKind, Array]
 
     @property
     def step_cycles(self) -> Array:
@@ -104,13 +110,16 @@ class Driver:
         """Run the loaded program once. Raises RtlFailed where it is not done after so many cycles."""
         if self._library.engine_run(self._handle, most_cycles) < 0:
             raise RtlFailed(f"the engine is not done after {most_cycles} cycles")
-        step_ends, data = self._cycles(STEP), self._data(STEP, 4)
+        counters = self._data(STEP, 8 * COUNTERS).view(np.uint64).reshape(-1, COUNTERS).astype(np.int64)
+        by_step = np.diff(counters, axis=0, prepend=np.zeros((1, COUNTERS), np.int64)).T
         return Run(
             raw=self._probe(RAW, self.arch.acc_bits),
             q=self._probe(Q, result_bits(self.arch)),
             number=self._probe(NUMBER, result_bits(self.arch)),
-            step_ends=step_ends,
-            saturations=data.view(np.uint32).reshape(-1).astype(np.int64),
+            step_ends=self._cycles(STEP),
+            saturations=by_step[0],
+            reads=dict(zip(HOST_MEMORIES, by_step[1:], strict=False)),
+            writes=dict(zip(HOST_MEMORIES[:2], by_step[-2:], strict=True)),
         )
 
     def _cycles(self, probe: int) -> Array:

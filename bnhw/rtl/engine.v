@@ -25,6 +25,7 @@ module engine #(
     parameter RECORD_BITS = 35,        // one PE's constants
     parameter ACTIVATION_WORDS = 64,
     parameter RESIDUAL_WORDS = 64,
+    parameter RESIDUAL_PORTS = 1,      // read ports: 1, or 2 (main and operand at the same time)
     parameter WEIGHT_WORDS = 64,
     parameter CONSTANT_WORDS = 16,
     parameter THRESHOLD_WORDS = 1,
@@ -53,7 +54,11 @@ module engine #(
     output probe_q_valid,
     output [PE*RESULT_BITS-1:0] probe_q,
     output probe_number_valid,
-    output [PE*RESULT_BITS-1:0] probe_number
+    output [PE*RESULT_BITS-1:0] probe_number,
+    output [SIMD/PE-1:0] probe_activation_reads,        // by bank
+    output [(LOOKUPS > 0 ? LOOKUPS : 1)-1:0] probe_lookup_reads,
+    output [6:0] probe_reads,   // descriptor, class, threshold, constant, weight, residual (operand, main) words
+    output [1:0] probe_writes   // residual, activation words
 );
     localparam GROUPS = SIMD / PE;
     localparam TERM_BITS = SUM_BITS + 2;
@@ -103,8 +108,11 @@ module engine #(
     wire [15:0] main_lanes, main_bank, operand_bank;
     wire [5:0] main_shift, operand_shift;
     wire [23:0] main_address, weight_address, operand_address, constant_address, class_address;
+    wire class_read;
     wire operand_issue, operand_plane_first;
-    sequencer #(.PE(PE), .SIMD(SIMD), .ACT_BITS(ACT_BITS), .RESIDUAL_BITS(RESIDUAL_BITS)) loop_nest (
+    sequencer #(
+        .PE(PE), .SIMD(SIMD), .ACT_BITS(ACT_BITS), .RESIDUAL_BITS(RESIDUAL_BITS), .RESIDUAL_PORTS(RESIDUAL_PORTS)
+    ) loop_nest (
         .clk(clk), .reset(reset), .start(start && idle), .finished(finished), .idle(sequencer_idle), .loading(loading),
         .step_done(step_done), .done(done), .descriptor_read(descriptor_read),
         .descriptor_address(descriptor_address), .descriptor_word(descriptor_word), .descriptor(descriptor),
@@ -113,12 +121,12 @@ module engine #(
         .main_shift(main_shift), .main_address(main_address), .weight_address(weight_address),
         .operand_issue(operand_issue), .operand_plane_first(operand_plane_first), .operand_shift(operand_shift),
         .operand_bank(operand_bank), .operand_address(operand_address), .tick(tick),
-        .constant_address(constant_address), .class_address(class_address)
+        .constant_address(constant_address), .class_read(class_read), .class_address(class_address)
     );
     wire convolve = descriptor[`MAIN] == 2'd0;
     wire maximum = descriptor[`MAIN] == 2'd2;
 
-    // ---- memories of tensors: reads of main and of the operand never meet in one of them
+    // ---- memories of tensors: reads of main and of the operand never meet at one port
     wire main_residual = main_read && descriptor[`MAIN_MEMORY];
     wire main_activation = main_read && !descriptor[`MAIN_MEMORY];
     wire operand_residual = operand_issue && descriptor[`OPERAND_MEMORY];
@@ -135,24 +143,40 @@ module engine #(
     genvar bank;
     generate
         for (bank = 0; bank < GROUPS; bank = bank + 1) begin : activation_banks
-            localparam [23:0] NUMBER = bank;
+            localparam [15:0] NUMBER = bank;
+            assign probe_activation_reads[bank] = (main_activation && (convolve || main_bank == NUMBER))
+                || (operand_activation && operand_bank == NUMBER);
             memory #(.WIDTH(ACTIVATION_WIDTH), .DEPTH(ACTIVATION_WORDS)) activation_memory (
-                .clk(clk), .read(main_activation || operand_activation || host_reads[0]),
+                .clk(clk), .read(probe_activation_reads[bank] || host_reads[0]),
                 .read_address(host_reads[0] ? host_row : main_activation ? main_address : operand_address),
                 .read_data(activations[bank*ACTIVATION_WIDTH +: ACTIVATION_WIDTH]),
-                .write((write && write_banks[bank]) || (host_writes[0] && host_bank == NUMBER)),
+                .write((write && write_banks[bank]) || (host_writes[0] && host_bank == {8'd0, NUMBER})),
                 .write_address(host_writes[0] ? host_row : write_address),
                 .write_data(host_writes[0] ? word[ACTIVATION_WIDTH-1:0] : write_activations)
             );
         end
     endgenerate
     memory #(.WIDTH(RESIDUAL_WIDTH), .DEPTH(RESIDUAL_WORDS)) residual_memory (
-        .clk(clk), .read(main_residual || operand_residual || host_reads[1]),
+        .clk(clk), .read(main_residual || (operand_residual && RESIDUAL_PORTS == 1) || host_reads[1]),
         .read_address(host_reads[1] ? address : main_residual ? main_address : operand_address),
         .read_data(residuals), .write((write && descriptor[`WRITE_MEMORY]) || host_writes[1]),
         .write_address(host_writes[1] ? address : write_address),
         .write_data(host_writes[1] ? word[RESIDUAL_WIDTH-1:0] : write_residuals)
     );
+    // A second read port is a second copy.
+    wire [RESIDUAL_WIDTH-1:0] operand_residuals;
+    generate
+        if (RESIDUAL_PORTS == 2) begin : second_port
+            memory #(.WIDTH(RESIDUAL_WIDTH), .DEPTH(RESIDUAL_WORDS)) residual_copy (
+                .clk(clk), .read(operand_residual), .read_address(operand_address), .read_data(operand_residuals),
+                .write((write && descriptor[`WRITE_MEMORY]) || host_writes[1]),
+                .write_address(host_writes[1] ? address : write_address),
+                .write_data(host_writes[1] ? word[RESIDUAL_WIDTH-1:0] : write_residuals)
+            );
+        end else begin : one_port
+            assign operand_residuals = residuals;
+        end
+    endgenerate
     always @* begin
         read_word = 0;
         if (host_reads_residual) read_word[RESIDUAL_WIDTH-1:0] = residuals;
@@ -163,15 +187,21 @@ module engine #(
 
     // ---- memories that only the host writes
     wire [WEIGHT_WIDTH-1:0] weights;
+    wire weight_read = main_issue && convolve && main_plane_first;
     memory #(.WIDTH(WEIGHT_WIDTH), .DEPTH(WEIGHT_WORDS)) weight_memory (
-        .clk(clk), .read(main_issue && convolve), .read_address(weight_address), .read_data(weights),
+        .clk(clk), .read(weight_read), .read_address(weight_address), .read_data(weights),
         .write(host_writes[2]), .write_address(address), .write_data(word[WEIGHT_WIDTH-1:0])
     );
-    wire post_read, lookup_read;
+    wire post_read;
+    wire constant_read = post_read && descriptor[`POST] == 2'd1;
+    wire threshold_read = post_read && descriptor[`POST] == 2'd2;
+    assign probe_reads = {descriptor_read, class_read, threshold_read, constant_read, weight_read, operand_residual,
+        main_residual};
+    assign probe_writes = {write && descriptor[`WRITE_MEMORY], write && !descriptor[`WRITE_MEMORY]};
     wire [23:0] post_address;
     wire [CONSTANT_WIDTH-1:0] constants;
     memory #(.WIDTH(CONSTANT_WIDTH), .DEPTH(CONSTANT_WORDS)) constant_memory (
-        .clk(clk), .read(post_read && descriptor[`POST] == 2'd1), .read_address(post_address), .read_data(constants),
+        .clk(clk), .read(constant_read), .read_address(post_address), .read_data(constants),
         .write(host_writes[3]), .write_address(address), .write_data(word[CONSTANT_WIDTH-1:0])
     );
     wire [THRESHOLD_WIDTH-1:0] thresholds;
@@ -182,7 +212,7 @@ module engine #(
     generate
         if (COMPARATORS > 0) begin : with_thresholds
             memory #(.WIDTH(THRESHOLD_WIDTH), .DEPTH(THRESHOLD_WORDS)) threshold_memory (
-                .clk(clk), .read(post_read && descriptor[`POST] == 2'd2), .read_address(post_address),
+                .clk(clk), .read(threshold_read), .read_address(post_address),
                 .read_data(thresholds), .write(host_writes[4]), .write_address(address),
                 .write_data(word[THRESHOLD_WIDTH-1:0])
             );
@@ -192,7 +222,7 @@ module engine #(
         for (port = 0; port < LOOKUP_PORTS; port = port + 1) begin : lookup_ports
             if (LOOKUPS > 0) begin : with_lookups
                 memory #(.WIDTH(RESIDUAL_BITS), .DEPTH(LOOKUP_WORDS)) lookup_memory (
-                    .clk(clk), .read(lookup_read), .read_address(lookup_addresses[port*24 +: 24]),
+                    .clk(clk), .read(probe_lookup_reads[port]), .read_address(lookup_addresses[port*24 +: 24]),
                     .read_data(lookups[port*RESIDUAL_BITS +: RESIDUAL_BITS]), .write(host_writes[5]),
                     .write_address(address), .write_data(word[RESIDUAL_BITS-1:0])
                 );
@@ -202,7 +232,7 @@ module engine #(
         end
     endgenerate
     memory #(.WIDTH(CLASS_BITS), .DEPTH(CLASS_WORDS)) class_memory (
-        .clk(clk), .read(tick && descriptor[`CLASSES]), .read_address(class_address), .read_data(position_class),
+        .clk(clk), .read(class_read), .read_address(class_address), .read_data(position_class),
         .write(host_writes[6]), .write_address(address), .write_data(word[CLASS_BITS-1:0])
     );
     memory #(.WIDTH(`DESCRIPTOR_BITS), .DEPTH(DESCRIPTOR_WORDS)) descriptor_memory (
@@ -269,7 +299,7 @@ module engine #(
     ) operand_numbers (
         .clk(clk), .valid(operand_1), .plane_first(operand_plane_first_1), .shift(operand_shift_1),
         .memory(descriptor[`OPERAND_MEMORY]), .bank(operand_bank_1), .activations(activations),
-        .residuals(residuals), .numbers(operands)
+        .residuals(operand_residuals), .numbers(operands)
     );
 
     // ---- stage 3: accumulators
@@ -289,7 +319,7 @@ module engine #(
     ) requantise (
         .clk(clk), .reset(reset), .descriptor(descriptor), .tick_2(tick_2), .tick_3(tick_3), .constant_3(constant_3),
         .sums_3(sums), .operands_2(operands), .constant_read(post_read), .constant_address(post_address),
-        .constants(constants), .thresholds(thresholds), .lookup_read(lookup_read),
+        .constants(constants), .thresholds(thresholds), .lookup_reads(probe_lookup_reads),
         .lookup_addresses(lookup_addresses), .lookups(lookups), .raw_valid(probe_raw_valid), .raw(probe_raw),
         .q_valid(probe_q_valid), .q(probe_q), .q_operands(q_operands)
     );
@@ -304,5 +334,5 @@ module engine #(
         .write_banks(write_banks), .write_activations(write_activations), .write_residuals(write_residuals),
         .finished(finished), .saturations(saturations)
     );
-    wire unused = &{1'b0, word, host_bank, host_writes, host_reads, padding_plane, lookup_addresses, lookup_read};
+    wire unused = &{1'b0, word, host_bank, host_writes, host_reads, padding_plane, lookup_addresses};
 endmodule

@@ -128,7 +128,6 @@ class RtlMachine:
         return np.asarray(values.reshape(step.rows, step.columns, -1)[:, :, : step.channels])
 
     def _saturations(self, run: Run) -> Mapping[str, int]:
-        clamped = np.diff(run.saturations, prepend=0)
         adding = {i.output for i in self.program.instructions if isinstance(i, AddSaturating)}
         steps = enumerate(self.engine.steps)
-        return {step.name: int(clamped[number]) for number, step in steps if step.name in adding}
+        return {step.name: int(run.saturations[number]) for number, step in steps if step.name in adding}

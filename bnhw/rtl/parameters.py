@@ -50,18 +50,11 @@ def parameters(arch: Arch, host_bits: int = HOST_BITS) -> Mapping[str, int]:
 
     Raises ArchMismatch for an engine that the Verilog does not build.
     """
-    problems = []
     if arch.dataflow is not Dataflow.OUTPUT_STATIONARY:
-        problems.append(
+        problem = (
             f"dataflow = {arch.dataflow.value!r}: the Verilog is output-stationary; set dataflow = 'output-stationary'"
         )
-    problems += [
-        f"memories.{kind.value} has 2 read ports: those of the Verilog have one; set read_ports = 1"
-        for kind, memory in arch.memories.items()
-        if memory.read_ports > 1
-    ]
-    if problems:
-        raise ArchMismatch(problems, model="the Verilog", arch=arch.name)
+        raise ArchMismatch([problem], model="the Verilog", arch=arch.name)
     words = {kind: arch.memories[kind].words if kind in arch.memories else 1 for kind in HOST_MEMORIES}
     return {
         "PE": arch.pe,
@@ -85,6 +78,7 @@ def parameters(arch: Arch, host_bits: int = HOST_BITS) -> Mapping[str, int]:
         "RECORD_BITS": arch.record_bits,
         "ACTIVATION_WORDS": words[MemoryKind.ACTIVATIONS],
         "RESIDUAL_WORDS": words[MemoryKind.RESIDUALS],
+        "RESIDUAL_PORTS": arch.memories[MemoryKind.RESIDUALS].read_ports,
         "WEIGHT_WORDS": words[MemoryKind.WEIGHTS],
         "CONSTANT_WORDS": words[MemoryKind.CONSTANTS],
         "THRESHOLD_WORDS": words[MemoryKind.THRESHOLDS],

@@ -33,7 +33,7 @@ module post #(
     output [23:0] constant_address,
     input [PE*RECORD_BITS-1:0] constants,
     input [PE*THRESHOLD_RECORD_BITS-1:0] thresholds,
-    output lookup_read,
+    output [LOOKUP_PORTS-1:0] lookup_reads,   // of lanes that hold channels of the result
     output [LOOKUP_PORTS*24-1:0] lookup_addresses,
     input [LOOKUP_PORTS*RESIDUAL_BITS-1:0] lookups,
     output raw_valid,
@@ -56,6 +56,7 @@ module post #(
     // ---- cycles of the unit
     reg active;
     reg [15:0] count;
+    reg [15:0] block;                         // all blocks of a step pass, so the next one begins with 0
     reg [23:0] constant_held;
     wire last = active && count == descriptor[`POST_CYCLES];
     assign raw_valid = active && count == 0;
@@ -68,12 +69,14 @@ module post #(
             constant_held <= constant_3;
         end else if (active) count <= count + 16'd1;
         q_valid <= last && !reset;
+        if (reset) block <= 0;
+        else if (last) block <= block == descriptor[`BLOCKS] ? 16'd0 : block + 16'd1;
     end
     assign constant_read = tick_3 || (active && !last);
     assign constant_address = tick_3 ? constant_3 : constant_held + {8'd0, count} + 24'd1;
 
     // ---- lookups: port p looks up lane count * LOOKUPS + p
-    assign lookup_read = active && kind == LOOKUP;
+    wire [15:0] lanes_used = block == descriptor[`BLOCKS] ? descriptor[`WRITE_LANES] : PE[15:0];
     genvar port;
     generate
         for (port = 0; port < LOOKUP_PORTS; port = port + 1) begin : ports
@@ -84,9 +87,11 @@ module post #(
                 wire [23:0] table_offset =
                     descriptor[`LOOKUP_CHANNELS] ? {8'd0, lane} << descriptor[`LOOKUP_SHIFT] : 24'd0;
                 assign lookup_addresses[port*24 +: 24] = constant_held + table_offset + wide[23:0];
+                assign lookup_reads[port] = active && kind == LOOKUP && lane < lanes_used;
                 wire unused = &{1'b0, wide};
             end else begin : none
                 assign lookup_addresses[port*24 +: 24] = 0;
+                assign lookup_reads[port] = 0;
             end
         end
     endgenerate
@@ -183,5 +188,5 @@ module post #(
             wire unused = &{1'b0, wide};
         end
     endgenerate
-    wire unused = &{1'b0, descriptor, low_field, high_field, offset_field, thresholds, lookups, operands_2};
+    wire unused = &{1'b0, lanes_used, descriptor, low_field, high_field, offset_field, thresholds, lookups, operands_2};
 endmodule

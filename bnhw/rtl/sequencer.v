@@ -6,7 +6,8 @@ module sequencer #(
     parameter PE = 4,
     parameter SIMD = 16,
     parameter ACT_BITS = 4,
-    parameter RESIDUAL_BITS = 16
+    parameter RESIDUAL_BITS = 16,
+    parameter RESIDUAL_PORTS = 1      // read ports of the residual memory
 ) (
     input clk,
     input reset,
@@ -38,6 +39,7 @@ module sequencer #(
     output [23:0] operand_address,
     output tick,                  // the interval's last cycle
     output [23:0] constant_address,
+    output class_read,            // once a pixel
     output [23:0] class_address
 );
     localparam [2:0] IDLE = 0, FETCH = 1, LOAD = 2, RUN = 3, FINISH = 4;
@@ -64,13 +66,14 @@ module sequencer #(
     wire column_end = word_end && kernel_column == descriptor[`KERNEL_COLUMNS];
     wire row_end = column_end && kernel_row == descriptor[`KERNEL_ROWS];
     wire main_end = main_issue && row_end && phase == descriptor[`PHASES];
-    wire same_memory = descriptor[`MAIN_MEMORY] == descriptor[`OPERAND_MEMORY];
+    wire same_port = descriptor[`MAIN_MEMORY] == descriptor[`OPERAND_MEMORY]
+        && !(descriptor[`MAIN_MEMORY] && RESIDUAL_PORTS == 2);
     wire operand_end = operand_issue && operand_plane == descriptor[`OPERAND_PLANES];
     wire block_last = block == descriptor[`BLOCKS];
     wire out_column_last = out_column == descriptor[`OUT_COLUMNS];
     wire pixel_last = out_column_last && out_row == descriptor[`OUT_ROWS];
     assign main_issue = running && main_busy;
-    assign operand_issue = running && operand_busy && !(same_memory && main_busy);
+    assign operand_issue = running && operand_busy && !(same_port && main_busy);
     assign tick = running && (!main_busy || main_end) && (!operand_busy || operand_end)
         && elapsed == descriptor[`MINIMUM];
     wire next_pixel = tick && block_last;
@@ -255,6 +258,7 @@ module sequencer #(
     assign weight_address = weight;
     assign constant_address = constant;
     assign class_address = class_place;
+    assign class_read = tick && block == 0 && descriptor[`CLASSES];
     always @(posedge clk) begin
         if (loading) weight <= descriptor_word[`WEIGHT_BASE];
         else if (next_pixel) weight <= descriptor[`WEIGHT_BASE];

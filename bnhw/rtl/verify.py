@@ -1,10 +1,11 @@
-"""The Verilog engine against an executor and a schedule: every integer, every clamped sum, the cycles of every step."""
+"""The Verilog engine against an executor and a schedule: integers, clamped sums, cycles and memory traffic."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from bnhw.compare import Difference, Executor, first_difference
 from bnhw.dtypes import Array
+from bnhw.hardware.trace import Trace
 from bnhw.machine import fit_images
 from bnhw.program import AddSaturating
 from bnhw.rtl.machine import RtlMachine
@@ -24,14 +25,14 @@ class RtlComparison:
 def compare_rtl(
     machine: RtlMachine,
     executor: Executor,
-    step_cycles: Sequence[int],
+    trace: Trace,
     images: Array,
     progress: Callable[[int], None] | None = None,
 ) -> RtlComparison:
     """Compare image by image; stops at the first difference.
 
-    step_cycles: of every step, as the schedule says. images: as `Machine.run` takes them. Raises BadInput if they do
-    not fit, RtlFailed if the engine breaks its promises.
+    trace: the schedule's, of the same program and engine. images: as `Machine.run` takes them. Raises BadInput if they
+    do not fit, RtlFailed if the engine breaks its promises.
     """
     integers = cycles = 0
     difference = ""
@@ -42,7 +43,8 @@ def compare_rtl(
             difference = _with_cycle(machine, compared.difference, number)
         else:
             difference = (
-                _cycle_difference(machine, step_cycles, number)
+                _cycle_difference(machine, trace, number)
+                or _traffic_difference(machine, trace, number)
                 or _saturation_difference(machine, executor, pixels, number)
                 or _output_difference(machine, number)
             )
@@ -70,8 +72,9 @@ def _with_cycle(machine: RtlMachine, difference: Difference, image: int) -> str:
     return f"{text}; in the Verilog it leaves step {step} in cycle {cycle}, the step's cycle {cycle - before}"
 
 
-def _cycle_difference(machine: RtlMachine, step_cycles: Sequence[int], image: int) -> str:
+def _cycle_difference(machine: RtlMachine, trace: Trace, image: int) -> str:
     assert machine.last is not None
+    step_cycles = [step.cycles.total for step in trace.steps]
     for number, (found, expected) in enumerate(zip(machine.last.step_cycles, step_cycles, strict=True)):
         if found != expected:
             step = machine.engine.steps[number]
@@ -79,6 +82,22 @@ def _cycle_difference(machine: RtlMachine, step_cycles: Sequence[int], image: in
                 f"first difference in the cycles of step {number} ({step.main.value}, writes {step.name!r}), "
                 f"image {image}: {found} ({machine.name}) against {expected} (schedule)"
             )
+    return ""
+
+
+def _traffic_difference(machine: RtlMachine, trace: Trace, image: int) -> str:
+    """Bits that pass each memory's ports."""
+    assert machine.last is not None
+    run, arch = machine.last.run, machine.engine.arch
+    for number, step in enumerate(trace.steps):
+        for verb, words, bits in (("read", run.reads, step.reads_bits), ("written", run.writes, step.writes_bits)):
+            for memory, counts in words.items():
+                found, expected = int(counts[number]) * arch.word_bits(memory), bits.get(memory, 0)
+                if found != expected:
+                    return (
+                        f"first difference in the bits {verb} in step {number} (writes {step.name!r}) in memory "
+                        f"{memory.value}, image {image}: {found} ({machine.name}) against {expected} (schedule)"
+                    )
     return ""
 
 

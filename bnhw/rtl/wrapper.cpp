@@ -27,10 +27,25 @@ struct Probe {
     }
 };
 
+// Since the run's begin: clamped sums, then words that pass the memories' ports.
+struct Counters {
+    uint64_t saturations, activation_reads, residual_reads, weight_reads, constant_reads, threshold_reads, lookup_reads,
+        class_reads, descriptor_reads, activation_writes, residual_writes;
+};
+
+template <typename Port>
+uint64_t ones(const Port& port) {
+    const uint8_t* bytes = reinterpret_cast<const uint8_t*>(&port);
+    uint64_t count = 0;
+    for (size_t at = 0; at < sizeof(Port); ++at) count += __builtin_popcount(bytes[at]);
+    return count;
+}
+
 struct Engine {
     VerilatedContext context;
     Vengine* top = nullptr;
-    Probe raw, q, number, step;  // step: the counter of saturations at each step's last cycle
+    Probe raw, q, number, step;  // step: the counters at each step's last cycle
+    Counters counters;
 
     explicit Engine(int seed) {
         context.randReset(2);  // registers and memories begin with random bits
@@ -49,6 +64,21 @@ struct Engine {
     ~Engine() {
         top->final();
         delete top;
+    }
+
+    void count() {
+        const unsigned reads = top->probe_reads, writes = top->probe_writes;
+        counters.activation_reads += ones(top->probe_activation_reads);
+        counters.lookup_reads += ones(top->probe_lookup_reads);
+        counters.residual_reads += (reads & 1) + (reads >> 1 & 1);
+        counters.weight_reads += reads >> 2 & 1;
+        counters.constant_reads += reads >> 3 & 1;
+        counters.threshold_reads += reads >> 4 & 1;
+        counters.class_reads += reads >> 5 & 1;
+        counters.descriptor_reads += reads >> 6 & 1;
+        counters.activation_writes += writes & 1;
+        counters.residual_writes += writes >> 1 & 1;
+        counters.saturations = top->saturations;
     }
 
     void clock() {
@@ -136,6 +166,7 @@ int64_t engine_run(void* handle, uint64_t most) {
     engine->q.clear();
     engine->number.clear();
     engine->step.clear();
+    engine->counters = Counters();
     top->start = 1;
     top->eval();
     engine->clock();
@@ -145,7 +176,8 @@ int64_t engine_run(void* handle, uint64_t most) {
         if (top->probe_raw_valid) engine->raw.record(top->probe_raw, cycle);
         if (top->probe_q_valid) engine->q.record(top->probe_q, cycle);
         if (top->probe_number_valid) engine->number.record(top->probe_number, cycle);
-        if (top->step_done) engine->step.record(top->saturations, cycle);
+        engine->count();
+        if (top->step_done) engine->step.record(engine->counters, cycle);
         const bool done = top->done;
         engine->clock();
         if (done) return cycle;
