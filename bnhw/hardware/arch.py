@@ -7,7 +7,7 @@ from enum import Enum
 from bnhw.count import Action, ActionKind
 from bnhw.errors import BadInput
 from bnhw.hardware.arch_rules import PARAMETERS, TABLES, arch_problems
-from bnhw.hardware.trace import MemoryKind, MemoryShape
+from bnhw.hardware.trace import MemoryKind, MemoryShape, add_counts
 
 FETCH = 2
 """Cycles in front of a step's first interval: descriptor address, descriptor."""
@@ -210,50 +210,75 @@ def problem_list(name: str, problems: list[str]) -> str:
     return f"engine {name!r} cannot be built:\n" + "\n".join(f"  - {problem}" for problem in problems)
 
 
+class Unit(Enum):
+    """A part of the engine that a step uses or does not."""
+
+    ARRAY = "array"
+    LANES = "lanes"
+    PRODUCTS = "products"
+    ARITHMETIC = "arithmetic"
+    THRESHOLDS = "thresholds"
+    LOOKUPS = "lookups"
+    ADD = "add"
+
+
 def instances(arch: Arch) -> Mapping[Action, int]:
-    """The operators that the engine instantiates, by kind and width. Registers and wires are left out.
+    """The operators that the engine instantiates, by kind and width: those of all units."""
+    return add_counts(unit_instances(arch).values())
 
-    The array: one multiplexer, AND (a multiplexer with 0), XNOR or multiplier a PE and lane, and an adder tree of simd
-    inputs, the accumulator's adder included. Lanes beside it: pe comparators (maximum) and pe multipliers where there
-    are any. Post: see the parameters; an addition of B, a clamp of two comparators, an add with its clamp.
+
+def unit_instances(arch: Arch) -> Mapping[Unit, Mapping[Action, int]]:
+    """The operators of each unit, by kind and width. Registers and wires are left out.
+
+    Array: one multiplexer, AND (a multiplexer with 0), XNOR or multiplier a PE and lane, and an adder tree of simd
+    inputs, the accumulator's adder included. Lanes beside it: pe adders and comparators (sums, maxima). Products: pe
+    multipliers where there are any. Arithmetic: the product with M, an addition of B, a shift, a clamp of two
+    comparators. Add: an addition with its clamp.
     """
-    found: dict[Action, int] = {}
+    pe, width = arch.pe, arch.acc_bits + arch.multiplier_bits
+    total = max(width, arch.offset_bits)
+    product: dict[Post, tuple[tuple[ActionKind, int, tuple[int, ...]], ...]] = {
+        Post.MULTIPLY: ((ActionKind.MULTIPLY, pe, (arch.acc_bits, arch.multiplier_bits)),),
+        Post.CSD: (
+            (ActionKind.ADD, pe * (arch.csd_digits - 1), (width,)),
+            (ActionKind.SHIFT, pe * arch.csd_digits, (width,)),
+        ),
+        Post.SHIFT: ((ActionKind.SHIFT, pe, (width,)),),
+    }
+    return {
+        Unit.ARRAY: _array_instances(arch),
+        Unit.LANES: _counted((ActionKind.ADD, pe, (arch.acc_bits,)), (ActionKind.COMPARE, pe, (arch.acc_bits,))),
+        Unit.PRODUCTS: _counted((ActionKind.MULTIPLY, pe if arch.product_bits else 0, (arch.product_bits,) * 2)),
+        Unit.ARITHMETIC: _counted(
+            *product[arch.post],
+            (ActionKind.ADD, pe, (total,)),
+            (ActionKind.SHIFT, pe, (total,)),
+            (ActionKind.COMPARE, 2 * pe, (total,)),
+        ),
+        Unit.THRESHOLDS: _counted((ActionKind.COMPARE, pe * arch.comparators, (arch.threshold_bits,))),
+        Unit.LOOKUPS: _counted((ActionKind.LOOKUP, arch.lookups, ())),
+        Unit.ADD: _counted(
+            (ActionKind.ADD, pe, (arch.residual_bits,)), (ActionKind.COMPARE, 2 * pe, (arch.residual_bits + 1,))
+        ),
+    }
 
-    def add(kind: ActionKind, number: int, *widths: int) -> None:
-        if number:
-            action = Action(kind=kind, widths=widths)
-            found[action] = found.get(action, 0) + number
 
-    lanes, pe, width = arch.pe * arch.simd, arch.pe, arch.acc_bits + arch.multiplier_bits
+def _array_instances(arch: Arch) -> Mapping[Action, int]:
+    lanes = arch.pe * arch.simd
+    adders = lanes + (arch.simd if arch.datapath is Datapath.AND else 0)
+    tree = (ActionKind.ADD, adders, (arch.acc_bits,))
     match arch.datapath:
         case Datapath.MUX | Datapath.AND:
-            add(ActionKind.MUX, lanes, arch.act_bits)
+            return _counted((ActionKind.MUX, lanes, (arch.act_bits,)), tree)
         case Datapath.XNOR:
-            add(ActionKind.XNOR, lanes)
-            add(ActionKind.POPCOUNT, lanes)
+            return _counted((ActionKind.XNOR, lanes, ()), (ActionKind.POPCOUNT, lanes, ()))
         case Datapath.MUL:
-            add(ActionKind.MULTIPLY, lanes, arch.act_bits, arch.weight_bits)
-    if arch.datapath is not Datapath.XNOR:
-        add(ActionKind.ADD, lanes + (arch.simd if arch.datapath is Datapath.AND else 0), arch.acc_bits)
-    add(ActionKind.ADD, pe, arch.acc_bits)
-    add(ActionKind.COMPARE, pe, arch.acc_bits)
-    add(ActionKind.MULTIPLY, pe if arch.product_bits else 0, arch.product_bits, arch.product_bits)
-    match arch.post:
-        case Post.MULTIPLY:
-            add(ActionKind.MULTIPLY, pe, arch.acc_bits, arch.multiplier_bits)
-        case Post.CSD:
-            add(ActionKind.ADD, pe * (arch.csd_digits - 1), width)
-            add(ActionKind.SHIFT, pe * arch.csd_digits, width)
-        case Post.SHIFT:
-            add(ActionKind.SHIFT, pe, width)
-    add(ActionKind.ADD, pe, max(width, arch.offset_bits))
-    add(ActionKind.SHIFT, pe, max(width, arch.offset_bits))
-    add(ActionKind.COMPARE, 2 * pe, max(width, arch.offset_bits))
-    add(ActionKind.COMPARE, pe * arch.comparators, arch.threshold_bits)
-    add(ActionKind.LOOKUP, arch.lookups)
-    add(ActionKind.ADD, pe, arch.residual_bits)
-    add(ActionKind.COMPARE, 2 * pe, arch.residual_bits + 1)
-    return found
+            return _counted((ActionKind.MULTIPLY, lanes, (arch.act_bits, arch.weight_bits)), tree)
+
+
+def _counted(*operators: tuple[ActionKind, int, tuple[int, ...]]) -> Mapping[Action, int]:
+    """Numbers of operators by kind and width; those of which there are none are left out."""
+    return add_counts({Action(kind=kind, widths=widths): number} for kind, number, widths in operators if number)
 
 
 def _plain(value: Memory | Dram) -> dict[str, object]:

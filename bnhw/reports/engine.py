@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from bnhw.count import Action, Counts, LayerCounts, total
-from bnhw.hardware.arch import Arch
+from bnhw.hardware.arch import Arch, Unit, instances, unit_instances
 from bnhw.hardware.energy import Component, Energy, EnergyRange, Part, add_ranges
 from bnhw.hardware.technology import Technology
 from bnhw.hardware.trace import Cycles, MemoryKind, StepTrace, Trace, add_counts
@@ -22,6 +22,18 @@ CAUSES = tuple(cause.name for cause in fields(Cycles))
 
 PARTS: tuple[Part, ...] = (Component.ARRAY, Component.POST, *MemoryKind, Component.LEAKAGE)
 """The components of energy, in the order of reports."""
+
+KIND_UNITS: Mapping[str, Unit] = {
+    "convolve": Unit.ARRAY,
+    "sum": Unit.LANES,
+    "maximum": Unit.LANES,
+    "multiply": Unit.PRODUCTS,
+    "arithmetic": Unit.ARITHMETIC,
+    "threshold": Unit.THRESHOLDS,
+    "lookup": Unit.LOOKUPS,
+    "add": Unit.ADD,
+}
+"""The unit of each part of a step's kind, as in `convolve + arithmetic + add`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,16 +112,25 @@ class StepFigures:
 class EngineRun:
     """What happens when one image of a program runs on an engine.
 
-    needed_bits: what the program takes of each memory, whole words. hardware: the operators that the engine
-    instantiates; all steps share them. technology, energy: None where no technology is given.
+    needed_bits: what the program takes of each memory, whole words. technology, energy: None where no technology is
+    given.
     """
 
     arch: Arch
     trace: Trace
     needed_bits: Mapping[MemoryKind, int]
-    hardware: Mapping[Action, int]
     technology: Technology | None = None
     energy: Energy | None = None
+
+    @property
+    def hardware(self) -> Mapping[Action, int]:
+        """The operators that the engine instantiates; all steps share them."""
+        return instances(self.arch)
+
+    def used_hardware(self, steps: Iterable[StepTrace]) -> Mapping[Action, int]:
+        """Those of the units that work in any of these steps, each unit once."""
+        used = {KIND_UNITS[part] for step in steps for part in step.kind.split(" + ")}
+        return add_counts(found for unit, found in unit_instances(self.arch).items() if unit in used)
 
     @property
     def work(self) -> Work:
@@ -165,10 +186,13 @@ class EngineRun:
             lanes=self.trace.pe * self.trace.simd,
         )
 
+    def layer_steps(self, instruction: str) -> tuple[int, ...]:
+        """The numbers of all steps that begin with this instruction."""
+        return tuple(at for at, step in enumerate(self.trace.steps) if step.instructions[0] == instruction)
+
     def layer_work(self, instruction: str) -> Work:
-        """The work of all steps that begin with this instruction."""
-        numbers = (at for at, step in enumerate(self.trace.steps) if step.instructions[0] == instruction)
-        return self.add(map(self.step_work, numbers))
+        """The work of those steps."""
+        return self.add(map(self.step_work, self.layer_steps(instruction)))
 
     def steps_of(self, instruction: str) -> tuple[str, ...]:
         """The names of the steps that execute an instruction."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from bnhw.errors import BadInput
-from bnhw.hardware.arch import Arch, instances
+from bnhw.hardware.arch import Arch
 from bnhw.hardware.arch_file import load_arch
 from bnhw.hardware.energy import price
 from bnhw.hardware.mapping import map_program
@@ -35,7 +35,6 @@ def run_on_engine(
         arch=engine,
         trace=trace,
         needed_bits={kind: words * _bits_per_word(engine, kind) for kind, words in mapped.required_words.items()},
-        hardware=instances(engine),
         technology=technology,
         energy=None if technology is None else price(trace, technology),
     )

@@ -91,8 +91,9 @@ class Report:
                 **_counts_json(step.counts),
                 "peak_activation_bits": step.live_bits,
                 **step.work.as_json(),
+                "hardware": _actions_json(run.used_hardware([traced])),
             }
-            for step in self.steps
+            for step, traced in zip(self.steps, run.trace.steps, strict=True)
         ]
         return {
             "steps": steps,
@@ -118,7 +119,12 @@ def _actions_json(actions: Mapping[Action, int]) -> dict[str, int]:
 
 
 def _layer_json(run: EngineRun, instruction: str) -> dict[str, Any]:
-    return {"steps": list(run.steps_of(instruction)), **run.layer_work(instruction).as_json()}
+    own = [run.trace.steps[number] for number in run.layer_steps(instruction)]
+    return {
+        "steps": list(run.steps_of(instruction)),
+        **run.layer_work(instruction).as_json(),
+        "hardware": _actions_json(run.used_hardware(own)),
+    }
 
 
 def _engine_totals_json(run: EngineRun, found: Headlines) -> dict[str, Any]:

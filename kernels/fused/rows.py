@@ -7,9 +7,11 @@ products to `rows` rows of both chunks of a slot; pixels are `stride` bytes apar
 
 from typing import Any
 
+from bnhw.kernels.fused.channels import multiply_channels
 from bnhw.kernels.fused.fields import (
     C_BINARY,
     C_CHUNKS,
+    C_CLASSES,
     C_GROUP,
     C_PITCH,
     C_PLANES,
@@ -23,6 +25,7 @@ from bnhw.kernels.fused.fields import (
     C_TILE_COUNT,
     C_TILES,
     C_WEIGHTS,
+    C_WIDTH,
     CONVOLVE,
     H_FIELDS,
     H_GROUP,
@@ -33,16 +36,18 @@ from bnhw.kernels.fused.fields import (
     PACK,
     PANEL_BYTES,
     SLOT_BYTES,
+    STEP_CHANNELS_BYTES,
     STEP_WORDS_BYTES,
     TILE_BYTES,
     TILE_FIELDS,
     WEIGHT_BITS,
     WEIGHT_BYTES,
+    WEIGHT_CHANNELS,
     WEIGHT_WORDS_BIPOLAR,
 )
 from bnhw.kernels.fused.interpreter import Batch, Memory, Table, finish_sums, run_for_images
 from bnhw.kernels.fused.panels import expand_panel, fill_slot, shift_sums
-from bnhw.kernels.fused.words import count_steps, pack_words
+from bnhw.kernels.fused.words import count_steps, fill_by_class, pack_words
 from bnhw.kernels.jit import inline
 
 
@@ -96,6 +101,7 @@ def convolve_group(
     steps, chunks, pitch = table[at + C_STEPS], table[at + C_CHUNKS], table[at + C_PITCH]
     kind = table[at + C_BINARY]
     step_bytes = PANEL_BYTES if kind == WEIGHT_BYTES else STEP_WORDS_BYTES
+    step_bytes = STEP_CHANNELS_BYTES if kind == WEIGHT_CHANNELS else step_bytes
     weights = constants + table[at + C_WEIGHTS] + chunk // 2 * steps * step_bytes
     planes, outputs = table[at + C_PLANES], min(LANES * (chunks - chunk), 2 * LANES)
     source = arena + table[at + C_SOURCE]
@@ -112,7 +118,10 @@ def convolve_group(
         for number in range(group, end, 2):
             tile = table[at + C_TILES] + number * TILE_FIELDS
             slot = sums + (number - group) // 2 * SLOT_BYTES
-            if stage == 0:
+            if stage == 0 and kind == WEIGHT_WORDS_BIPOLAR:
+                classes, width, class_bytes = table[at + C_CLASSES], table[at + C_WIDTH], (chunks + 1) // 2 * 128
+                fill_by_class(table, constants, classes, starts, class_bytes, tile, width, slot)
+            elif stage == 0:
                 fill_slot(slot, starts)
             elif table[bounds + 2]:
                 shift_sums(slot, starts + plane * ((chunks + 1) // 2) * 128)
@@ -120,6 +129,8 @@ def convolve_group(
                 multiply_steps(table, taps, source, pitch, tile, first, last, panel, slot, rows, multiply_signs)
             elif kind == WEIGHT_BYTES:
                 multiply_steps(table, taps, source, pitch, tile, first, last, weights, slot, rows, multiply_bytes)
+            elif kind == WEIGHT_CHANNELS:
+                multiply_channels(table, taps, source, pitch, tile, first, last, weights, slot, outputs)
             else:
                 is_bipolar = kind == WEIGHT_WORDS_BIPOLAR
                 count_steps(table, taps, source, pitch, tile, first, last, weights, slot, planes, is_bipolar, outputs)
