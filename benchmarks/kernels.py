@@ -2,19 +2,22 @@
 
     python benchmarks/kernels.py [--rounds N] [--json FILE]
 
-Every kernel's output is compared with the reference on the very tensors that are timed before its time counts.
-Kernels take turns within one process, each on one thread; a figure is that of the fastest round, the spread is the
-slowest round over the fastest. `auto` marks the kernel that `bnhw.kernels.select` would take. The kernels of single
-instructions give 32-bit sums; `amx` and `vnni` run a chain of eight such layers with their requantise steps as one
-compiled program on 16 images, and their figure is that of one layer of it. Of amx, the share of this machine's measured
-peak is shown, too: that of a loop which does nothing but load tiles from the first cache and multiply them.
+Every kernel's output is compared with the reference on the very tensors that are timed before its time counts. Kernels
+take turns within one process, each on one thread; a figure is that of the fastest round, the spread is the slowest
+round over the fastest. `auto` marks the kernel that `bnhw.kernels.select` would take. The kernels of single
+instructions give 32-bit sums; `amx`, `vnni`, `avx2` and `portable` run a chain of eight such layers with their
+requantise steps as one compiled program on 16 images, and their figure is that of one layer of it. The share of this
+machine's measured peak is that of a loop which does nothing but the instruction that does the work, on data in the
+first cache: tile multiplications, products of bytes (VNNI), or counts of bits, those divided by the bits of the
+activations. Rivals run the same chain: PyTorch (oneDNN) in float32, bfloat16 and int8, where it is installed.
 """
 
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +27,14 @@ from rich.table import Table
 from bnhw.dtypes import Array, IntegerType
 from bnhw.fused import FusedProgram
 from bnhw.kernels import reference
-from bnhw.kernels.packing import pack_bits
+from bnhw.kernels.packing import WORD_BITS, count_words, pack_bits
 from bnhw.kernels.permission import tile_configuration
-from bnhw.kernels.select import FUSED_CHOICES, PREPARE, choose, fused_choice, host_features, missing_for
+from bnhw.kernels.select import FUSED_CHOICES, PREPARE, choose, counted_planes, fused_choice, host_features, missing_for
 from bnhw.kernels.types import BinaryWeights, Coding, Geometry
 from bnhw.machine import Machine
 from bnhw.ops import Window
 from bnhw.options import RequantiseMode
+from bnhw.plan_memory import aligned_bytes
 from bnhw.program import Convolve, Instruction, Program, Provenance, Requantise, SumGlobal, Tensor
 
 
@@ -47,6 +51,11 @@ class Layer:
     def name(self) -> str:
         """Channels @ size, and what the activations are."""
         return f"{self.channels}@{self.size} {'bipolar' if self.bipolar else f'{self.bits}-bit'}"
+
+    @property
+    def lanes_per_channel(self) -> float:
+        """Bits of whole words over channels."""
+        return count_words(self.channels) * WORD_BITS / self.channels
 
     @property
     def macs(self) -> int:
@@ -77,7 +86,7 @@ def layers() -> list[Layer]:
     return sized + [Layer(channels=c, size=s, bits=1, bipolar=True) for c, s in SIZES]
 
 
-def measure(layer: Layer, rounds: int) -> list[Figure]:
+def measure(layer: Layer, rounds: int, peaks: Mapping[str, float]) -> list[Figure]:
     """Figures of every kernel that can run `layer`; raises AssertionError if one is not exact."""
     random = np.random.default_rng(0)
     shape = (layer.channels, 3, 3, layer.channels)
@@ -104,6 +113,7 @@ def measure(layer: Layer, rounds: int) -> list[Figure]:
             gmac_per_second=layer.macs / min(times) / 1e9,
             spread=max(times) / min(times),
             auto=name == chosen,
+            share_of_peak=share_of_peak(layer, name, layer.macs / min(times) / 1e9, peaks),
         )
         for name, times in seconds.items()
     ]
@@ -111,6 +121,32 @@ def measure(layer: Layer, rounds: int) -> list[Figure]:
 
 CHAIN_LAYERS = 8
 BATCH = 16
+
+
+def measure_rivals(layer: Layer, rounds: int) -> list[Figure]:
+    """Figures of the rivals that are installed, each checked by `rivals.torch_chains`."""
+    if find_spec("torch") is None:
+        return []
+    from rivals import torch_chains  # noqa: PLC0415  (optional)
+
+    chains = torch_chains(layer.channels, layer.size, CHAIN_LAYERS, BATCH)
+    seconds: dict[str, list[float]] = {name: [] for name in chains}
+    for _ in range(rounds):
+        for name, run in chains.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    macs = layer.macs * CHAIN_LAYERS * BATCH
+    return [
+        Figure(
+            layer=layer.name,
+            kernel=name,
+            gmac_per_second=macs / min(times) / 1e9,
+            spread=max(times) / min(times),
+            auto=False,
+        )
+        for name, times in seconds.items()
+    ]
 
 
 def chain(layer: Layer, length: int) -> Program:
@@ -169,7 +205,7 @@ def chain(layer: Layer, length: int) -> Program:
     )
 
 
-def measure_chain(layer: Layer, rounds: int, peak: float) -> list[Figure]:
+def measure_chain(layer: Layer, rounds: int, peaks: Mapping[str, float]) -> list[Figure]:
     """Figures of whole programs on every way to run them; raises AssertionError if one is not exact."""
     images = np.random.default_rng(1).integers(0, 256, (BATCH, layer.size, layer.size, 3)).astype(np.uint8)
     programs = [chain(layer, length) for length in (0, CHAIN_LAYERS)]
@@ -197,28 +233,48 @@ def measure_chain(layer: Layer, rounds: int, peak: float) -> list[Figure]:
                 gmac_per_second=rate,
                 spread=max(seconds[whole]) / min(seconds[whole]),
                 auto=name == fused_choice("auto"),
-                share_of_peak=rate / peak if name == "amx" else None,
+                share_of_peak=share_of_peak(layer, name, rate, peaks),
             )
         )
     return figures
 
 
-def measure_peak(seconds: float = 1.0) -> float:
-    """Giga-MAC per second of tile loads and multiplications on data in the first cache; 0 without AMX."""
-    if missing_for("amx"):
-        return 0.0
-    from bnhw.kernels.fused.peak import multiply_repeatedly  # noqa: PLC0415
+def measure_peaks(seconds: float = 0.5) -> Mapping[str, float]:
+    """Giga-MAC per second of an instruction on data in the first cache: "amx", "vnni", and "words", counting one plane.
 
-    memory = np.zeros(1 << 14, np.uint8)
-    data = memory.ctypes.data + -memory.ctypes.data % 64
-    configuration = tile_configuration()
-    steps, best = 10_000, float("inf")
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        start = time.perf_counter()
-        multiply_repeatedly(configuration.ctypes.data, data, steps)
-        best = min(best, time.perf_counter() - start)
-    return 4 * 16 * 16 * 64 * steps / best / 1e9
+    Of those that the machine has; 0 for others.
+    """
+    from bnhw.kernels.fused import peak  # noqa: PLC0415  (slow to import)
+
+    memory = aligned_bytes(1 << 14)
+    data, tiles = memory.ctypes.data, tile_configuration()
+    steps = 10_000
+    loops: dict[str, tuple[int, Callable[[], None]]] = {
+        "words": (peak.COUNTED_BITS, lambda: peak.count_repeatedly(data, steps)),
+    }
+    if not missing_for("vnni"):
+        loops["vnni"] = (peak.MULTIPLIED_BYTES, lambda: peak.dot_repeatedly(data, steps))
+    if not missing_for("amx"):
+        loops["amx"] = (4 * 16 * 16 * 64, lambda: peak.multiply_repeatedly(tiles.ctypes.data, data, steps))
+    peaks = {"amx": 0.0, "vnni": 0.0}
+    for name, (macs, loop) in loops.items():
+        loop()  # compiled now
+        best, end = float("inf"), time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            start = time.perf_counter()
+            loop()
+            best = min(best, time.perf_counter() - start)
+        peaks[name] = macs * steps / best / 1e9
+    return peaks
+
+
+def share_of_peak(layer: Layer, kernel: str, rate: float, peaks: Mapping[str, float]) -> float | None:
+    """The rate over that of the instruction which does the work, or None where that is not measured."""
+    if kernel in {"xnor", "bit_serial"}:
+        return rate * layer.bits / peaks["words"]
+    if kernel in FUSED_CHOICES and layer.bits * layer.lanes_per_channel <= counted_planes(kernel):
+        return rate * layer.bits / peaks["words"]
+    return rate / peaks[kernel] if peaks.get(kernel) else None
 
 
 def main() -> None:
@@ -228,13 +284,13 @@ def main() -> None:
     parser.add_argument("--channels", type=int, nargs="*", help="only layers of so many channels")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
-    peak = measure_peak()
-    figures = [
-        figure
-        for layer in layers()
-        if not options.channels or layer.channels in options.channels
-        for figure in (*measure(layer, options.rounds), *measure_chain(layer, options.rounds, peak))
-    ]
+    peaks = measure_peaks()
+    chosen = [layer for layer in layers() if not options.channels or layer.channels in options.channels]
+    figures = []
+    for layer in chosen:
+        figures += measure_rivals(layer, options.rounds)
+        figures += measure(layer, options.rounds, peaks)
+        figures += measure_chain(layer, options.rounds, peaks)
     table = Table("layer", "kernel", "GMAC/s", "slowest / fastest", "share of peak", "auto", box=None)
     for figure in figures:
         auto = "*" if figure.auto else ""

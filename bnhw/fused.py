@@ -31,7 +31,9 @@ class FusedProgram:
         check_runnable(kernels)
         self.program = program
         self.kernels = kernels
-        self.plan: Plan = make_plan(program, store_all=store_all, most_planes=counted_planes(kernels))
+        self.plan: Plan = make_plan(
+            program, store_all=store_all, most_planes=counted_planes(kernels), by_channel=kernels != "amx"
+        )
         self._run: Run = load_interpreter(MODULES[kernels])
         configuration = tile_configuration()
         self._tiles = aligned_bytes(configuration.size)

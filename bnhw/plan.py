@@ -5,17 +5,27 @@ A plan is made once per program and holds no activations; every thread has an ar
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from enum import Enum
 
 import numpy as np
 
 from bnhw.dtypes import Array
 from bnhw.kernels.fused import fields
 from bnhw.kernels.fused.fields import BLOCK, LANES, SLOT_BYTES, SLOTS
-from bnhw.plan_convolution import PAIR, Filter, Reading, flat_tiles, list_stages, order_weights, read_tensor
+from bnhw.plan_channels import is_depthwise, list_offsets, order_channels, start_sums
+from bnhw.plan_convolution import (
+    PAIR,
+    Filter,
+    Reading,
+    even_tiles,
+    flat_tiles,
+    flatten,
+    list_stages,
+    order_weights,
+    read_tensor,
+)
 from bnhw.plan_memory import Store, first_narrow, list_forms, list_uses, planes_name
 from bnhw.plan_order import Step, TailOperation, order_steps
-from bnhw.plan_storage import Fill, Place, place_tensors
+from bnhw.plan_storage import Area, Fill, Place, move_fills, move_place, panel_of, place_tensors
 from bnhw.plan_tail import Pass, fuse_passes
 from bnhw.plan_words import STAGE_WORDS, WordForm, choose_words, list_word_taps, order_words, start_counts, words_name
 from bnhw.program import (
@@ -59,22 +69,16 @@ class Plan:
     places: Mapping[str, Place]
 
 
-def make_plan(program: Program, *, store_all: bool = False, most_planes: int = 0) -> Plan:
+def make_plan(program: Program, *, store_all: bool = False, most_planes: int = 0, by_channel: bool = False) -> Plan:
     """Plan a well-formed program. With `store_all`, every tensor keeps a place of its own.
 
-    most_planes: see `bnhw.plan_words.choose_words`.
+    most_planes: see `bnhw.plan_words.choose_words`. by_channel: whether the interpreter knows convolutions of one
+    channel each; else these are multiplied with weights of 0 for all others.
     """
     steps = order_steps(program, store_all=store_all)
-    return _Planner(program, steps, choose_words(program, most_planes), share=not store_all).plan()
-
-
-class Area(Enum):
-    """Parts of the arena: tensors and panels of gathered pixels, of all images or of each image of a group."""
-
-    SHARED = "shared"
-    SHARED_PANEL = "shared panel"
-    OWN = "own"
-    OWN_PANEL = "own panel"
+    planner = _Planner(program, steps, choose_words(program, most_planes), share=not store_all)
+    planner.by_channel = by_channel
+    return planner.plan()
 
 
 class _Planner:
@@ -84,6 +88,7 @@ class _Planner:
         self.program = program
         self.steps = steps
         self.words = words
+        self.by_channel = False
         self.forms = list_forms(program, steps, words)
         uses = list_uses(program, steps, self.forms, words)
         self.own_from = first_narrow(program, steps)
@@ -122,9 +127,12 @@ class _Planner:
         group = max(1, min(MOST_IMAGES, GROUP_BYTES // own_bytes))
         header = [len(self.step_positions), own_step, group, len(self.table)]
         self.table[: len(header) + len(self.step_positions)] = [*header, *self.step_positions]
-        fills = [self.shared[1], *(_moved(self.own[1], starts[Area.OWN] + image * own_bytes) for image in range(group))]
-        places = {name: _place_at(place, 0) for name, place in self.shared[0].items()}
-        places |= {name: _place_at(place, starts[Area.OWN]) for name, place in self.own[0].items()}
+        fills = [
+            self.shared[1],
+            *(move_fills(self.own[1], starts[Area.OWN] + image * own_bytes) for image in range(group)),
+        ]
+        places = {name: move_place(place, 0) for name, place in self.shared[0].items()}
+        places |= {name: move_place(place, starts[Area.OWN]) for name, place in self.own[0].items()}
         return Plan(
             table=np.concatenate([self._table_of(starts, image * own_bytes) for image in range(group)]),
             constants=self.constants.joined(),
@@ -211,9 +219,9 @@ class _Planner:
 
     def _write_map(self, step: Step) -> None:
         height, width, channels = self.program.tensor[step.tail[0].tensor].shape
-        tiles = _even(flat_tiles(height, width))
+        tiles = even_tiles(flat_tiles(height, width))
         tail = self._write_tail(step.tail)
-        record = [fields.MAP, -(-channels // LANES), self._append(_flatten(tiles)), len(tiles)]
+        record = [fields.MAP, -(-channels // LANES), self._append(flatten(tiles)), len(tiles)]
         self._write([*record, tail, self._tail_count, width])
 
     def _write_tail(self, tail: tuple[TailOperation, ...]) -> int:
@@ -246,6 +254,9 @@ class _Planner:
         if convolve.output in self.words:
             self._write_counting(convolve, tail)
             return
+        if self.by_channel and is_depthwise(self.program, convolve):
+            self._write_depthwise(convolve, tail)
+            return
         name = self._code_bytes(convolve.inputs[0])
         place, area = self._place(name)
         form, window = place.form, convolve.window
@@ -263,7 +274,7 @@ class _Planner:
         record[fields.C_WEIGHTS : fields.C_STARTS + 1] = self._keep(order.weights, kind, starts)
         record[fields.C_PLANES] = len(form.fill)
         at = self._write(record)
-        self.offsets.append((at + fields.C_SOURCE, _panel_of(area) if readings[0].source is None else area))
+        self.offsets.append((at + fields.C_SOURCE, panel_of(area) if readings[0].source is None else area))
         self.panel_bytes = max(self.panel_bytes, len(order.taps[0]) * fields.PANEL_BYTES)
 
     def _write_counting(self, convolve: Convolve, tail: tuple[TailOperation, ...]) -> None:
@@ -283,6 +294,24 @@ class _Planner:
         record[fields.C_TAPS] = self._append([*offsets, 0, 0, 0])
         record[fields.C_WEIGHTS : fields.C_STARTS + 1] = self._keep(order_words(weights), kind, starts)
         record[fields.C_PLANES] = planes
+        self.offsets.append((self._write(record) + fields.C_SOURCE, area))
+
+    def _write_depthwise(self, convolve: Convolve, tail: tuple[TailOperation, ...]) -> None:
+        """A convolution of one channel each."""
+        place, area = self._place(convolve.inputs[0])
+        weights = self.program.weights_of(convolve)
+        size = self.program.tensor[convolve.output].shape[:2]
+        offsets = list_offsets(place.form, weights.shape)
+        reading = replace(
+            read_tensor(place.form, place.offset, (), convolve.window, size, gather=False), offsets=offsets[0]
+        )
+        record = self._convolve_record(convolve, tail, reading, ((0, len(offsets[0]), 0),))
+        taps = [number for of_pair in offsets for offset, pitch in of_pair for number in (offset, pitch, LANES)]
+        record[fields.C_TAPS : fields.C_TAPS_STRIDE + 1] = [self._append([*taps, 0, 0, 0]), 3 * len(offsets[0])]
+        starts = start_sums(weights, place.form.fill[0])
+        kept = self._keep(order_channels(weights), fields.WEIGHT_CHANNELS, starts)
+        record[fields.C_WEIGHTS : fields.C_STARTS + 1] = kept
+        record[fields.C_PLANES] = 1
         self.offsets.append((self._write(record) + fields.C_SOURCE, area))
 
     def _pack(self, name: str) -> tuple[Place, Area]:
@@ -308,13 +337,13 @@ class _Planner:
     ) -> list[int]:
         """The record of a convolution without its taps and weights."""
         _, columns, outputs = self.program.tensor[convolve.output].shape
-        tiles = _even(reading.tiles)
+        tiles = even_tiles(reading.tiles)
         record = [0] * fields.C_FIELDS
         record[fields.C_KIND] = fields.CONVOLVE
         record[fields.C_SOURCE : fields.C_STEPS + 1] = [reading.source or 0, reading.pitch, len(reading.offsets)]
-        record[fields.C_STAGES : fields.C_STAGE_COUNT + 1] = [self._append(_flatten(stages)), len(stages)]
+        record[fields.C_STAGES : fields.C_STAGE_COUNT + 1] = [self._append(flatten(stages)), len(stages)]
         record[fields.C_CHUNKS] = -(-outputs // LANES)
-        record[fields.C_TILES : fields.C_TILE_COUNT + 1] = [self._append(_flatten(tiles)), len(tiles)]
+        record[fields.C_TILES : fields.C_TILE_COUNT + 1] = [self._append(flatten(tiles)), len(tiles)]
         record[fields.C_GROUP] = GROUP_TILES
         record[fields.C_TAIL : fields.C_TAIL_COUNT + 1] = [self._write_tail(tail), self._tail_count]
         record[fields.C_WIDTH] = columns
@@ -347,7 +376,7 @@ class _Planner:
             offsets.append(tuple((offset + end, pitch) for offset, pitch in reading.offsets))
             for piece in reading.pieces:
                 at = len(self.table) + len(pieces) + 1
-                self.offsets += [(at - 1, area), (at, _panel_of(area))]
+                self.offsets += [(at - 1, area), (at, panel_of(area))]
                 pieces += [
                     piece.source,
                     end + piece.target,
@@ -360,7 +389,7 @@ class _Planner:
             end += reading.panel_bytes
         if count:
             self._write([fields.GATHER, self._append(pieces), count])
-        self.gather_bytes[_panel_of(area)] = max(self.gather_bytes[_panel_of(area)], end)
+        self.gather_bytes[panel_of(area)] = max(self.gather_bytes[panel_of(area)], end)
         return offsets
 
     def _write_taps(self, order: Filter, offsets: list[tuple[tuple[int, int], ...]]) -> int:
@@ -369,24 +398,3 @@ class _Planner:
             for tap, (offset, pitch) in zip(taps, places, strict=True):
                 records += [offset, pitch, tap.weight_rows]
         return self._append([*records, 0, 0, 0])
-
-
-def _panel_of(area: Area) -> Area:
-    return Area.OWN_PANEL if area is Area.OWN else Area.SHARED_PANEL
-
-
-def _moved(fills: tuple[Fill, ...], start: int) -> list[Fill]:
-    return [replace(fill, offset=fill.offset + start) for fill in fills]
-
-
-def _place_at(place: Place, start: int) -> Place:
-    return replace(place, offset=place.offset + start)
-
-
-def _even(tiles: tuple[tuple[int, int, int, int], ...]) -> tuple[tuple[int, int, int, int], ...]:
-    """With one more tile, of which nothing counts, if there is an odd number."""
-    return (*tiles, (*tiles[-1][:3], 0)) if len(tiles) % 2 else tiles
-
-
-def _flatten(records: tuple[tuple[int, ...], ...]) -> list[int]:
-    return [number for record in records for number in record]

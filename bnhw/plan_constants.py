@@ -82,7 +82,7 @@ def narrow_requantise(
 
 
 def threshold_constants(program: Program, instruction: Threshold) -> Constants:
-    """Base, flip and limits of each chunk, see `bnhw.kernels.threshold_limits`."""
+    """Base, flip and limits (levels, 16) of each chunk, see `bnhw.kernels.threshold_limits`."""
     channels = program.tensor[instruction.inputs[0]].shape[2]
     result = program.tensor[instruction.output]
     stored = program.constants[instruction.thresholds].astype(np.int64)
@@ -92,7 +92,8 @@ def threshold_constants(program: Program, instruction: Threshold) -> Constants:
     base, limits, flip = threshold_limits(table, falls, instruction.low)
     missing = -channels % LANES
     padded = np.pad(limits, ((0, 0), (0, missing), (0, 0)), constant_values=INT32.max)
-    limit_bytes = padded.reshape(len(base), -1, LANES * limits.shape[2]).view(np.uint8)
+    by_level = padded.reshape(len(base), -1, LANES, limits.shape[2]).swapaxes(2, 3)
+    limit_bytes = np.ascontiguousarray(by_level).reshape(len(base), -1, LANES * limits.shape[2]).view(np.uint8)
     flips = np.broadcast_to(flip, base.shape)
     parts = [_chunks(base, result.zero_point, np.int32), _chunks(flips, 0, np.int32), limit_bytes]
     classes = _classes(program, instruction.position_classes)

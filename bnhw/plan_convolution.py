@@ -281,3 +281,13 @@ def list_stages(taps: Sequence[Tap], most: int = STAGE_STEPS) -> tuple[tuple[int
             stages.append((bounds[part], bounds[part + 1], int(part == 0 and start > 0)))
         start = end
     return tuple(stages)
+
+
+def even_tiles(tiles: tuple[tuple[int, int, int, int], ...]) -> tuple[tuple[int, int, int, int], ...]:
+    """With one more tile, of which nothing counts, if there is an odd number."""
+    return (*tiles, (*tiles[-1][:3], 0)) if len(tiles) % 2 else tiles
+
+
+def flatten(records: tuple[tuple[int, ...], ...]) -> list[int]:
+    """All numbers of some records."""
+    return [number for record in records for number in record]

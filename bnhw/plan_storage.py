@@ -6,13 +6,28 @@ point, for good: a place is shared only between tensors of the same form.
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum
 
 from bnhw.kernels.fused.fields import BLOCK, LANES, T_FIELDS
 from bnhw.ops import Pads
 from bnhw.program import Tensor
 
 ALIGNMENT_BYTES = 64
+
+
+class Area(Enum):
+    """Parts of the arena: tensors and panels of gathered pixels, of all images or of each image of a group."""
+
+    SHARED = "shared"
+    SHARED_PANEL = "shared panel"
+    OWN = "own"
+    OWN_PANEL = "own panel"
+
+
+def panel_of(area: Area) -> Area:
+    """Where pixels are gathered that lie in an area."""
+    return Area.OWN_PANEL if area is Area.OWN else Area.SHARED_PANEL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,3 +174,13 @@ def _fills(form: Form, offset: int) -> list[Fill]:
         Fill(offset=offset + at * size, size_bytes=size, element_bytes=form.size, element=element)
         for at, element in enumerate(form.fill)
     ]
+
+
+def move_fills(fills: tuple[Fill, ...], start: int) -> list[Fill]:
+    """The same so many bytes further on."""
+    return [replace(fill, offset=fill.offset + start) for fill in fills]
+
+
+def move_place(place: Place, start: int) -> Place:
+    """The same so many bytes further on."""
+    return replace(place, offset=place.offset + start)

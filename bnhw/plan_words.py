@@ -17,7 +17,7 @@ from bnhw.program import Convolve, Program
 
 WORD_BYTES = 8
 STAGE_WORDS = 48
-"""Most steps between which counts stay in registers."""
+"""Most steps between which counts stay in registers; at most 64, see `find_border` there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

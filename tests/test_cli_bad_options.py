@@ -34,8 +34,8 @@ BAD_OPTIONS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("verify", "digits.bnhw", *IMAGES, "--against", "onnx,vhdl,spice"), "--against 'vhdl', 'spice' is not available"),
     (("verify", "digits.bnhw", *IMAGES, "--against", "rtl"), "name an engine with --arch: a TOML file, or one of "),
     (("verify", "digits.bnhw", *IMAGES, "--against", "rtl", "--arch", "gone"), "engine 'gone': no such file"),
-    (("rtl", "digits.bnhw", "-o", "new"), "Missing option '--arch'"),
-    (("rtl", "digits.bnhw", "--arch", "engine-16x64"), "Missing option '--output'"),
+    (("rtl", "digits.bnhw", "-o", "new"), "name an engine with --arch: a TOML file, or one of "),
+    (("rtl", "digits.bnhw", "--arch", "engine-16x64"), "name a program and a folder: bnhw rtl MODEL.bnhw --arch ENG"),
     (("rtl", "digits.bnhw", "--arch", "engine-16x64", "-o", "."), "exists already; choose a folder that does not"),
     (("verify", "digits.bnhw", *IMAGES, "--against", ""), "--against '' is not available"),
     (

@@ -73,6 +73,9 @@ LAYERS = (
     Layer(size=(16, 20), channels=128, outputs=128, groups=2),
     Layer(size=(10, 10), channels=256, outputs=64, groups=2),
     Layer(size=(8, 8), channels=96, outputs=96, groups=96),
+    Layer(size=(9, 21), channels=150, outputs=150, groups=150, stride=(2, 2), bits=8, codes=SIGNED),
+    Layer(size=(6, 5), channels=70, outputs=70, groups=70, kernel=(5, 3), pads=(2, 1, 2, 1), codes=BIPOLAR),
+    Layer(size=(5, 6), channels=10, outputs=10, groups=10, codes=TWELVE, bits=4),
     Layer(size=(20, 20), channels=96, outputs=96, groups=6, bits=3),
     Layer(size=(20, 20), channels=140, outputs=70, groups=7),
     Layer(size=(16, 16), channels=64, outputs=64, codes=BIPOLAR),
@@ -203,6 +206,19 @@ def test_one_bit_weights_stay_one_bit() -> None:
     one_bit, bytes_ = (make_plan(Layer(channels=256, outputs=256, bits=bits).program()) for bits in (1, 2))
     weights_bytes = 9 * 256 * 256
     assert bytes_.constants.size - one_bit.constants.size == weights_bytes * 7 // 8
+
+
+@pytest.mark.parametrize("kernels", CHOICES)
+@pytest.mark.parametrize("levels", [1, 2, 15, 31, 40, 63, 200, 255])
+def test_thresholds_of_any_number_of_levels_are_those_of_the_reference(levels: int, kernels: str) -> None:
+    builder = Builder(random=np.random.default_rng(levels), shape=(5, 7, 40))
+    codes = builder.look_up(builder.tensors["image"], BYTE, per_channel=True)
+    window = Window(kernel=(3, 3), pads=(1, 1, 1, 1))
+    sums = builder.convolve(codes, window, groups=1, out_channels=40, bits=1)
+    wide = replace(BYTE, dtype=IntegerType(bits=9, signed=True))
+    codes = builder.threshold(sums, wide, levels=levels, classes=1 + levels % 2)
+    program = builder.program(builder.sum_global(codes))
+    assert_equal_to_reference(program, images_for(program, 2), kernels)
 
 
 COUNTED = (  # layer, most planes, planes that are counted (0: multiplied)

@@ -41,7 +41,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("checked",),
     ("plan_order", "plan_storage"),
     ("plan_constants", "plan_convolution"),
-    ("plan_words",),
+    ("plan_channels", "plan_words"),
     ("plan_memory", "plan_tail"),
     ("plan",),
     ("fused",),

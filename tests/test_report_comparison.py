@@ -111,7 +111,8 @@ def test_warnings_name_the_columns_that_they_hold_for() -> None:
     ("models", "archs", "labels"),
     [
         (("a", "b"), ("", ""), ("a", "b")),
-        (("a", "a"), ("x", "y"), ("a on x", "a on y")),
+        (("a", "a"), ("x", "y"), ("x", "y")),
+        (("a", "a", "b"), ("x", "y", "x"), ("a on x", "a on y", "b on x")),
         (("a", "b"), ("x", "y"), ("a", "b")),
         (("a", "a"), ("x", "x"), ("a (1)", "a (2)")),
         (("a", "b", "a"), ("x", "x", "x"), ("a (1)", "b", "a (2)")),

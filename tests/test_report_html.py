@@ -17,8 +17,10 @@ from program_builder import one_of_each
 from bnhw.program import Program
 from bnhw.reports.comparison import Column, compare_reports
 from bnhw.reports.definitions import DEFINITIONS
+from bnhw.reports.engine import PARTS
 from bnhw.reports.html.comparison_page import comparison_page
 from bnhw.reports.html.elements import Markup, breakable, data_block, element, join
+from bnhw.reports.html.report_charts import merged, part_series
 from bnhw.reports.html.report_page import report_page
 from bnhw.reports.report import Report, build_report
 
@@ -215,6 +217,16 @@ def test_charts_hold_the_numbers_of_the_report(plain_pages: list[str]) -> None:
     assert len(charts["chart-cycles"]["ticks"]) == len(steps)
 
 
+def test_components_of_energy_keep_their_colours_and_no_two_share_one() -> None:
+    few = part_series([("array", [1.0]), ("weights", [1.0])])
+    many = part_series(merged([(part.value, [1.0 + at]) for at, part in enumerate(PARTS)]))
+    assert [one.name for one in many][-1] == "other"
+    assert len({one.colour for one in many}) == len(many) == 6
+    colours = {one.name: one.colour for one in many}
+    assert all(colours.get(one.name, one.colour) == one.colour for one in few)
+    assert sum(one.values[0] for one in many) == sum(1.0 + at for at in range(len(PARTS)))
+
+
 def test_every_definition_is_a_sentence() -> None:
     for key, definition in DEFINITIONS.items():
         assert definition.name, key
@@ -240,6 +252,7 @@ sys.modules["plotly"] = None
 sys.path.insert(0, TESTS)
 from program_builder import one_of_each
 from bnhw.errors import MissingDependency
+from bnhw.reports.html.report_charts import merged, part_series
 from bnhw.reports.html.report_page import report_page
 from bnhw.reports.report import build_report
 try:

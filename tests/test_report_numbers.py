@@ -4,6 +4,7 @@ import pytest
 
 from bnhw.reports.html.page import in_greek
 from bnhw.reports.numbers import (
+    format_avoided,
     format_count,
     format_difference,
     format_energy,
@@ -11,6 +12,7 @@ from bnhw.reports.numbers import (
     format_percent,
     format_ratio,
     format_seconds,
+    format_small_share,
     middle_cut,
     ratio,
     significant,
@@ -69,6 +71,11 @@ def test_ratios_in_words_where_no_number_says_it(value: float | None, base: floa
 def test_ratios_and_shares_without_a_base_are_none() -> None:
     assert (ratio(1, 4), ratio(1, 0), ratio(None, 1), ratio(1, None)) == (0.25, None, None, None)
     assert (format_percent(0.1234), format_percent(None)) == ("12.3 %", "")
+
+
+def test_large_shares_are_not_all_and_small_ones_not_nothing() -> None:
+    assert [format_avoided(share) for share in (1, 0.99999, 0.9984, 0)] == ["100.0 %", "99.9 %", "99.8 %", "0.0 %"]
+    assert [format_small_share(s) for s in (0.0002, 0.123, 1, None)] == ["0.020 %", "12 %", "100 %", ""]
 
 
 def test_whole_numbers_stay_whole_and_differences_have_a_sign() -> None:

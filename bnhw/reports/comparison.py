@@ -288,9 +288,14 @@ def comparison_warnings(comparison: Comparison) -> tuple[str, ...]:
 
 
 def column_labels(models: Sequence[str], archs: Sequence[str]) -> tuple[str, ...]:
-    """A label for each column: the model's name, the engine's where models repeat, a number where both do."""
+    """A label for each column: the model's name, with the engine's where models repeat, a number where both do.
+
+    Where all columns are of one model, the engine's name alone.
+    """
     names = list(models)
-    if len(set(models)) < len(models) and len(set(archs)) > 1:
+    if len(set(models)) == 1 and len(set(archs)) > 1:
+        names = list(archs)
+    elif len(set(models)) < len(models) and len(set(archs)) > 1:
         names = [f"{model} on {arch}" for model, arch in zip(models, archs, strict=True)]
     counts = {name: names.count(name) for name in names}
     return tuple(

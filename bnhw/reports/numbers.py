@@ -47,6 +47,16 @@ def format_percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.1f} %"
 
 
+def format_avoided(share: float) -> str:
+    """A share of 1 in per cent, rounded down: only all is 100.0 %."""
+    return f"{math.floor(1000 * share) / 10:.1f} %"
+
+
+def format_small_share(share: float | None) -> str:
+    """A share of 1 in per cent with two significant digits, so that little is not nothing; empty for None."""
+    return "" if share is None else f"{significant(100 * share, 2)} %"
+
+
 def ratio(value: float | None, base: float | None) -> float | None:
     """value / base; None where one is missing or the base is 0."""
     return None if value is None or not base else value / base

@@ -57,9 +57,12 @@ T_FIELDS = 12
     C_PLANES,  # of bytes, or of bits where bits are counted
 ) = range(19)
 C_FIELDS = 19
-WEIGHT_BYTES, WEIGHT_BITS, WEIGHT_WORDS, WEIGHT_WORDS_BIPOLAR = range(4)
+WEIGHT_BYTES, WEIGHT_BITS, WEIGHT_WORDS, WEIGHT_WORDS_BIPOLAR, WEIGHT_CHANNELS = range(5)
 """How weights lie: int8; a bit each in the order of tiles; a word of 64 channels for each output, whose bits are
-counted with planes of packed codes, or with packed bipolar codes."""
+counted with planes of packed codes, or with packed bipolar codes; int32 [pairs of chunks][steps][32], each for one
+channel."""
+STEP_CHANNELS_BYTES = 128
+"""Weights of one step and two chunks, each for one channel."""
 STEP_WORDS_BYTES = 256
 """Weights of one step and two chunks, a bit each."""
 TILE_FIELDS = 4

@@ -1,9 +1,26 @@
-"""What the machine's tile instructions can do at most: the yardstick of benchmarks."""
+"""What the machine's instructions can do at most: the yardstick of benchmarks. Everything is in the first cache."""
+
+from typing import Any
 
 from numba import int64
 
 from bnhw.kernels.fused.amx import configure, multiply_step, release
-from bnhw.kernels.jit import entry
+from bnhw.kernels.fused.vectors import load_sums, load_wide, store_sums
+from bnhw.kernels.fused.vnni import dot_bytes
+from bnhw.kernels.fused.words import load_output_words, subtract_counts
+from bnhw.kernels.jit import entry, intrinsic
+from bnhw.kernels.vectors import SUMS, Generator, add_popcount_xor, zero_words
+
+COUNTED_BITS = 8 * 512
+"""Pairs of bits that one step of `count_repeatedly` compares."""
+MULTIPLIED_BYTES = 8 * 64
+"""Pairs of bytes that one step of `dot_repeatedly` multiplies."""
+
+
+@intrinsic
+def dot(typing: Any, sums: Any, pixels: Any, weights: Any) -> Generator:
+    """Sums plus products of bytes."""
+    return SUMS(SUMS, SUMS, SUMS), lambda context, builder, signature, values: dot_bytes(builder, *values)
 
 
 @entry(int64, int64, int64)
@@ -13,3 +30,33 @@ def multiply_repeatedly(tiles: int, data: int, steps: int) -> None:
     for _ in range(steps):
         multiply_step(data, data + 1024, 64, data + 2048)
     release()
+
+
+@entry(int64, int64)
+def count_repeatedly(data: int, steps: int) -> None:
+    """So many steps of eight vectors: exclusive or, count of bits, addition; data are 4096 bytes."""
+    a, b, c, d = load_wide(data), load_wide(data + 8), load_wide(data + 16), load_wide(data + 24)
+    e, f, g, h = load_wide(data + 32), load_wide(data + 40), load_wide(data + 48), load_wide(data + 56)
+    total0 = total1 = total2 = total3 = total4 = total5 = total6 = total7 = zero_words()
+    for step in range(steps):
+        words = load_output_words(data + 64 * (1 + (step & 7)))
+        total0, total1 = add_popcount_xor(total0, words, a), add_popcount_xor(total1, words, b)
+        total2, total3 = add_popcount_xor(total2, words, c), add_popcount_xor(total3, words, d)
+        total4, total5 = add_popcount_xor(total4, words, e), add_popcount_xor(total5, words, f)
+        total6, total7 = add_popcount_xor(total6, words, g), add_popcount_xor(total7, words, h)
+    for at, total in enumerate((total0, total1, total2, total3, total4, total5, total6, total7)):
+        subtract_counts(data + 1024 + 32 * at, total)
+
+
+@entry(int64, int64)
+def dot_repeatedly(data: int, steps: int) -> None:
+    """So many steps of eight vectors of products of bytes; data are 4096 bytes. Only where the machine has VNNI."""
+    pixels = load_sums(data)
+    sums0 = sums1 = sums2 = sums3 = sums4 = sums5 = sums6 = sums7 = load_sums(data + 64)
+    for step in range(steps):
+        weights = load_sums(data + 64 * (2 + (step & 7)))
+        sums0, sums1, sums2 = dot(sums0, pixels, weights), dot(sums1, weights, pixels), dot(sums2, weights, weights)
+        sums3, sums4, sums5 = dot(sums3, pixels, weights), dot(sums4, weights, pixels), dot(sums5, weights, weights)
+        sums6, sums7 = dot(sums6, pixels, weights), dot(sums7, weights, pixels)
+    for at, sums in enumerate((sums0, sums1, sums2, sums3, sums4, sums5, sums6, sums7)):
+        store_sums(data + 1024 + 64 * at, sums)

@@ -7,6 +7,7 @@ products to `rows` rows of both chunks of a slot; pixels are `stride` bytes apar
 
 from typing import Any
 
+from bnhw.kernels.fused.channels import multiply_channels
 from bnhw.kernels.fused.fields import (
     C_BINARY,
     C_CHUNKS,
@@ -33,11 +34,13 @@ from bnhw.kernels.fused.fields import (
     PACK,
     PANEL_BYTES,
     SLOT_BYTES,
+    STEP_CHANNELS_BYTES,
     STEP_WORDS_BYTES,
     TILE_BYTES,
     TILE_FIELDS,
     WEIGHT_BITS,
     WEIGHT_BYTES,
+    WEIGHT_CHANNELS,
     WEIGHT_WORDS_BIPOLAR,
 )
 from bnhw.kernels.fused.interpreter import Batch, Memory, Table, finish_sums, run_for_images
@@ -96,6 +99,7 @@ def convolve_group(
     steps, chunks, pitch = table[at + C_STEPS], table[at + C_CHUNKS], table[at + C_PITCH]
     kind = table[at + C_BINARY]
     step_bytes = PANEL_BYTES if kind == WEIGHT_BYTES else STEP_WORDS_BYTES
+    step_bytes = STEP_CHANNELS_BYTES if kind == WEIGHT_CHANNELS else step_bytes
     weights = constants + table[at + C_WEIGHTS] + chunk // 2 * steps * step_bytes
     planes, outputs = table[at + C_PLANES], min(LANES * (chunks - chunk), 2 * LANES)
     source = arena + table[at + C_SOURCE]
@@ -120,6 +124,8 @@ def convolve_group(
                 multiply_steps(table, taps, source, pitch, tile, first, last, panel, slot, rows, multiply_signs)
             elif kind == WEIGHT_BYTES:
                 multiply_steps(table, taps, source, pitch, tile, first, last, weights, slot, rows, multiply_bytes)
+            elif kind == WEIGHT_CHANNELS:
+                multiply_channels(table, taps, source, pitch, tile, first, last, weights, slot, outputs)
             else:
                 is_bipolar = kind == WEIGHT_WORDS_BIPOLAR
                 count_steps(table, taps, source, pitch, tile, first, last, weights, slot, planes, is_bipolar, outputs)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from bnhw.kernels.fused.fields import (
     ADD,
     ADD_BYTES,
+    LANES,
     LOAD,
     O_CLASSES,
     O_CONSTANTS,
@@ -60,6 +61,8 @@ from bnhw.kernels.fused.vectors import (
 from bnhw.kernels.jit import inline
 
 Table = npt.NDArray[np.int64]
+PIVOTS = 32
+"""Limits of a threshold up to which comparing with each takes less time than a search, which gathers."""
 
 
 @inline
@@ -140,17 +143,20 @@ def requantise_tile_exactly(constants: int, rows: int, source: int, target: int)
 
 @inline
 def threshold_row(constants: int, levels: int, source: int, target: int) -> None:
-    """Base plus how many ascending limits (16, 2^k - 1) the flipped sums exceed."""
-    sums = exclusive_or(load_sums(source), load_sums(constants + 64))
-    if levels == 1:
-        store_sums(target, subtract(load_sums(constants), is_greater(sums, load_sums(constants + 128))))
-        return
-    first = multiply(lane_numbers(), spread(levels))
-    passed = spread(0)
-    step = (levels + 1) // 2
+    """Base plus how many ascending limits (2^k - 1, 16) the flipped sums exceed.
+
+    At most 31 limits at equal distances are compared one after the other; between two of them, a search goes on.
+    """
+    sums, limits = exclusive_or(load_sums(source), load_sums(constants + 64)), constants + 128
+    distance = max((levels + 1) // PIVOTS, 1)
+    reached = spread(0)
+    for level in range(distance - 1, levels, distance):
+        reached = subtract(reached, is_greater(sums, load_sums(limits + 64 * level)))
+    passed = multiply(reached, spread(distance))
+    step = distance // 2
     while step > 0:
-        middle = add(first, add(passed, spread(step - 1)))
-        exceeds = is_greater(sums, gather_sums(constants + 128, middle))
+        middle = add(multiply(add(passed, spread(step - 1)), spread(LANES)), lane_numbers())
+        exceeds = is_greater(sums, gather_sums(limits, middle))
         passed = subtract(passed, multiply(exceeds, spread(step)))
         step //= 2
     store_sums(target, add(load_sums(constants), passed))

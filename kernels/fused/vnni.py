@@ -39,7 +39,7 @@ def multiply_rows(typing: Any, slot: Any, pixels: Any, stride: Any, panel: Any) 
             for row in range(ROWS):
                 four = broadcast(builder, load_at(builder, I32, pixels[row], 4 * quad))
                 for chunk in range(2):
-                    sums[row, chunk] = _dot(builder, sums[row, chunk], four, weights[chunk])
+                    sums[row, chunk] = dot_bytes(builder, sums[row, chunk], four, weights[chunk])
         for row, chunk in places:
             store_at(builder, sums[row, chunk], slot, 64 * row + 1024 * chunk)
         return context.get_dummy_value()
@@ -47,6 +47,7 @@ def multiply_rows(typing: Any, slot: Any, pixels: Any, stride: Any, panel: Any) 
     return nb.void(intp, intp, intp, intp), generate
 
 
-def _dot(builder: Any, sums: Any, pixels: Any, weights: Any) -> Any:
+def dot_bytes(builder: Any, sums: Any, pixels: Any, weights: Any) -> Any:
+    """Sixteen sums plus the products of four unsigned bytes with four weights each."""
     operands = [builder.bitcast(operand, OPERAND) for operand in (pixels, weights)]
     return call(builder, "llvm.x86.avx512.vpdpbusd.512", PLAIN, [sums, *operands])

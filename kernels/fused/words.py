@@ -110,12 +110,12 @@ def count_steps(
         start = source + table[tile + half * TILE_FIELDS] * pixel
         for row in range(0, table[tile + half * TILE_FIELDS + 3], ROWS):
             at = start + row * pitch * pixel
-            has_border = is_bipolar and meets_border(table, taps, at, pitch * pixel, first, end)
+            border = find_border(table, taps, at, pitch * pixel, first, end) if is_bipolar else 0
             for output in range(0, outputs, 8):
                 sums = slot + (2 * half + output // 16) * TILE_BYTES + 64 * row + 4 * (output % 16)
                 count_planes(table, taps, at, pitch * pixel, first, end, weights + 8 * output, sums, planes, lowest)
-                if has_border:
-                    count_border(table, taps, at, pitch * pixel, first, end, weights + 8 * output, sums)
+                if border != 0:
+                    count_border(table, taps, at, pitch * pixel, first, end, weights + 8 * output, sums, border)
 
 
 @inline
@@ -151,23 +151,25 @@ def count_planes(
 
 
 @inline
-def meets_border(table: Table, taps: int, source: int, stride: int, first: int, end: int) -> bool:
-    """Whether any tap of four bipolar pixels lies in the border."""
+def find_border(table: Table, taps: int, source: int, stride: int, first: int, end: int) -> int:
+    """Which of at most 64 taps lie in the border for any of four bipolar pixels, a bit each."""
     found = np.int64(0)
     for step in range(first, end):
         at = source + table[taps + 3 * step]
-        found |= load_wide(at) | load_wide(at + stride) | load_wide(at + 2 * stride) | load_wide(at + 3 * stride)
-    meets: bool = found != 0
-    return meets
+        bits = load_wide(at) | load_wide(at + stride) | load_wide(at + 2 * stride) | load_wide(at + 3 * stride)
+        found |= np.int64(bits != 0) << (step - first)
+    return int(found)
 
 
 @inline
 def count_border(
-    table: Table, taps: int, source: int, stride: int, first: int, end: int, weights: int, sums: int
+    table: Table, taps: int, source: int, stride: int, first: int, end: int, weights: int, sums: int, border: int
 ) -> None:
-    """Plane 0 of four bipolar pixels; 0 where a tap does not lie in the border."""
+    """Plane 0 of four bipolar pixels, for the taps that `find_border` found."""
     total0 = total1 = total2 = total3 = zero_words()
     for step in range(first, end):
+        if (border >> (step - first)) & 1 == 0:
+            continue
         at = source + table[taps + 3 * step]
         words = load_output_words(weights + STEP_WORDS_BYTES * step)
         ones = add_popcount_xor(zero_words(), words, 0)

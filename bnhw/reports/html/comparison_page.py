@@ -33,7 +33,7 @@ def comparison_page(comparison: Comparison) -> str:
     labels = [column.label for column in comparison.columns]
     base = labels[0]
     charts = _charts(comparison)
-    title = " against ".join(labels) if len(labels) == 2 else f"{len(labels)} programs compared"
+    title = " against ".join(labels) if len(labels) == 2 else f"{len(labels)} columns compared"
     keys = dict.fromkeys(figure.definition for figure in comparison.figures)
     warnings = comparison_warnings(comparison)
     content: list[Content] = [

@@ -7,7 +7,7 @@ from bnhw.hardware.arch import Arch
 from bnhw.hardware.trace import MemoryKind
 from bnhw.reports.definitions import DEFINITIONS
 from bnhw.reports.engine import CAUSES, PARTS, EngineRun, Work
-from bnhw.reports.html.charts import COLOURS, Chart, coloured, roofline, stacked_bars
+from bnhw.reports.html.charts import COLOURS, Chart, Series, coloured, roofline, stacked_bars
 from bnhw.reports.html.page import in_greek
 from bnhw.reports.numbers import si_prefix
 from bnhw.reports.report import Report
@@ -80,10 +80,24 @@ def energy_chart(works: Sequence[Work], labels: Sequence[str], what: str) -> Cha
         "Energy by component",
         f"{what} for one image, nominal; the whisker spans the low and high ends of all constants.",
         labels,
-        coloured(merged(parts)),
+        part_series(merged(parts)),
         axis=in_greek(f"{prefix}J"),
         hover=",.3~g",
         ranges=[(float(w.low) / scale, float(w.nominal) / scale, float(w.high) / scale) for w in wholes],
+    )
+
+
+PART_COLOURS = ("array", "activations", "residuals", "weights", "dram", "leakage", "other")
+"""Components in the order of `COLOURS`, so that each looks the same on every page; others take what is free."""
+
+
+def part_series(parts: Sequence[tuple[str, Sequence[float]]]) -> tuple[Series, ...]:
+    """Components of energy in their colours; at most as many as there are colours."""
+    present = {name for name, _ in parts}
+    free = [colour for name, colour in zip(PART_COLOURS, COLOURS, strict=True) if name not in present]
+    own = dict(zip(PART_COLOURS, COLOURS, strict=True))
+    return tuple(
+        Series(name=name, values=values, colour=own[name] if name in own else free.pop(0)) for name, values in parts
     )
 
 

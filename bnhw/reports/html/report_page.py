@@ -26,11 +26,13 @@ from bnhw.reports.html.page import (
 from bnhw.reports.html.provenance import provenance_sections
 from bnhw.reports.html.report_charts import report_charts
 from bnhw.reports.numbers import (
+    format_avoided,
     format_count,
     format_energy,
     format_energy_range,
     format_percent,
     format_seconds,
+    format_small_share,
     ratio,
     significant,
 )
@@ -130,7 +132,7 @@ def _headlines(report: Report) -> list[Markup]:
     smaller = found.weight_memory_ratio
     entries = [
         headline(
-            format_percent(found.multiplications_avoided),
+            format_avoided(found.multiplications_avoided),
             term("multiplications_avoided"),
             f"{found.multiplications:,} left of {found.multiplications_baseline:,} with wider weights and batch norm",
         ),
@@ -156,7 +158,7 @@ def _third_headline(report: Report) -> Markup:
     post = next((energy for part, energy in run.work.energy.items() if part.value == "post"), EnergyRange())
     detail = in_greek(f"{format_energy(float(post.nominal))} of {format_energy(float(whole.nominal))}")
     share = ratio(float(post.nominal), float(whole.nominal))
-    return headline(format_percent(share), term("post_share"), detail)
+    return headline(format_small_share(share), term("post_share"), detail)
 
 
 def _facts(report: Report) -> list[Fact]:
