@@ -27,7 +27,16 @@ from bnhw.plan_memory import Store, first_narrow, list_forms, list_uses, planes_
 from bnhw.plan_order import Step, TailOperation, order_steps
 from bnhw.plan_storage import Area, Fill, Place, move_fills, move_place, panel_of, place_tensors
 from bnhw.plan_tail import Pass, fuse_passes
-from bnhw.plan_words import STAGE_WORDS, WordForm, choose_words, list_word_taps, order_words, start_counts, words_name
+from bnhw.plan_words import (
+    STAGE_WORDS,
+    WordForm,
+    choose_words,
+    list_word_taps,
+    order_words,
+    start_bipolar_counts,
+    start_counts,
+    words_name,
+)
 from bnhw.program import (
     Convolve,
     Join,
@@ -287,9 +296,13 @@ class _Planner:
         taps = list_word_taps(place.form, window)
         size = self.program.tensor[convolve.output].shape[:2]
         reading = read_tensor(place.form, place.offset, taps, window, size, gather=False)
-        starts = start_counts(weights, self.forms[source].fill[0], planes, bipolar=bipolar)
         kind = fields.WEIGHT_WORDS_BIPOLAR if bipolar else fields.WEIGHT_WORDS
         record = self._convolve_record(convolve, tail, reading, list_stages(taps, STAGE_WORDS))
+        if bipolar:
+            starts, classes = start_bipolar_counts(weights, window, place.form.shape[:2], size)
+            record[fields.C_CLASSES] = self.constants.add(classes)
+        else:
+            starts = start_counts(weights, self.forms[source].fill[0], planes)
         offsets = [number for offset, pitch in reading.offsets for number in (offset, pitch, LANES)]
         record[fields.C_TAPS] = self._append([*offsets, 0, 0, 0])
         record[fields.C_WEIGHTS : fields.C_STARTS + 1] = self._keep(order_words(weights), kind, starts)
@@ -320,7 +333,8 @@ class _Planner:
         if words_name(name) not in self.split:
             self.split.add(words_name(name))
             assert isinstance(place.form, WordForm)
-            at = self._write([fields.PACK, self._tensor(name), place.offset, place.form.planes])
+            first = int(self.program.tensor[name].bipolar)
+            at = self._write([fields.PACK, self._tensor(name), place.offset, place.form.planes, first])
             self.offsets.append((at + fields.K_TO, area))
         return place, area
 

@@ -17,7 +17,7 @@ from bnhw.program import Convolve, Program
 
 WORD_BYTES = 8
 STAGE_WORDS = 48
-"""Most steps between which counts stay in registers; at most 64, see `find_border` there."""
+"""Most steps between which counts stay in registers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,7 @@ def choose_words(program: Program, most_planes: int) -> Mapping[str, int]:
         channels = source.shape[2]
         words = -(-channels // BLOCK)
         if source.dtype.bits * words * BLOCK <= most_planes * channels:
-            chosen[instruction.output] = 2 if source.bipolar else source.dtype.bits
+            chosen[instruction.output] = source.dtype.bits
     return chosen
 
 
@@ -88,10 +88,32 @@ def order_words(weights: Array) -> Array:
     return np.ascontiguousarray(words.transpose(0, 3, 2, 1)).reshape(len(words), -1, PAIR)
 
 
-def start_counts(weights: Array, zero: int, planes: int, *, bipolar: bool) -> Array:
+def start_counts(weights: Array, zero: int, planes: int) -> Array:
     """int64 (1, pairs * 32), what sums start from; zero is the stored code of the zero point."""
     outputs = weights.shape[0]
     ones = (weights > 0).reshape(outputs, -1).sum(axis=1, dtype=np.int64)
     sums = weights.reshape(outputs, -1).sum(axis=1, dtype=np.int64)
-    counted = 2 if bipolar else (1 << planes) - 1
-    return np.pad(counted * ones - zero * sums, (0, -outputs % PAIR))[np.newaxis]
+    return np.pad(((1 << planes) - 1) * ones - zero * sums, (0, -outputs % PAIR))[np.newaxis]
+
+
+def start_bipolar_counts(
+    weights: Array, window: Window, size: tuple[int, int], result: tuple[int, int]
+) -> tuple[Array, Array]:
+    """int64 (classes, pairs * 32), what sums start from, and int64 (rows * columns), the class of each pixel.
+
+    Pixels are of one class where the same taps lie in the border. size, result: pixels of the image and the result.
+    """
+    outputs, height, width, _ = weights.shape
+    taps_inside = [
+        (taps >= 0) & (taps < length)
+        for length, count, kernel, stride, pad in zip(
+            size, result, (height, width), window.stride, window.pads[:2], strict=True
+        )
+        for taps in [np.arange(count)[:, np.newaxis] * stride - pad + np.arange(kernel)]
+    ]
+    inside = taps_inside[0][:, np.newaxis, :, np.newaxis] & taps_inside[1][np.newaxis, :, np.newaxis, :]
+    patterns, classes = np.unique(inside.reshape(-1, height * width), axis=0, return_inverse=True)
+    ones = (weights > 0).reshape(outputs, -1).sum(axis=1, dtype=np.int64)
+    of_taps = weights.sum(axis=3, dtype=np.int64).reshape(outputs, -1)
+    starts = 2 * ones - patterns.astype(np.int64) @ of_taps.T
+    return np.pad(starts, ((0, 0), (0, -outputs % PAIR))), classes.reshape(-1).astype(np.int64)

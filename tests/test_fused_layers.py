@@ -226,7 +226,7 @@ COUNTED = (  # layer, most planes, planes that are counted (0: multiplied)
     (Layer(codes=TWO), 1, 0),
     (Layer(codes=TWO, bits=2), 2, 0),
     (Layer(codes=TWO, channels=128, groups=2), 2, 0),
-    (Layer(codes=BIPOLAR), 1, 2),
+    (Layer(codes=BIPOLAR), 1, 1),
     (Layer(codes=BIPOLAR), 0, 0),
     (Layer(codes=ONE, channels=65), 1, 0),
     (Layer(codes=ONE, channels=65), 2, 1),

@@ -55,8 +55,9 @@ T_FIELDS = 12
     C_TAIL_COUNT,
     C_WIDTH,  # of the result
     C_PLANES,  # of bytes, or of bits where bits are counted
-) = range(19)
-C_FIELDS = 19
+    C_CLASSES,  # constants: int64 class of each pixel of the result; then C_STARTS is [classes][chunks][16]
+) = range(20)
+C_FIELDS = 20
 WEIGHT_BYTES, WEIGHT_BITS, WEIGHT_WORDS, WEIGHT_WORDS_BIPOLAR, WEIGHT_CHANNELS = range(5)
 """How weights lie: int8; a bit each in the order of tiles; a word of 64 channels for each output, whose bits are
 counted with planes of packed codes, or with packed bipolar codes; int32 [pairs of chunks][steps][32], each for one
@@ -103,9 +104,9 @@ S_KIND, S_FROM, S_TO, S_PLANES, S_PLANE_BYTES, S_BIAS = range(6)
 S_FIELDS = 6
 
 # PACK: bytes of a tensor as bits, one word of each plane for 64 channels of each pixel, borders included
-K_KIND, K_FROM, K_TO, K_PLANES = range(4)
-"""T of the source; arena offset of [block][pixel][plane] uint64; planes."""
-K_FIELDS = 4
+K_KIND, K_FROM, K_TO, K_PLANES, K_FIRST = range(5)
+"""T of the source; arena offset of [block][pixel][plane] uint64; planes; the bit of a byte that is the first plane."""
+K_FIELDS = 5
 
 # IMAGE: the next image into a tensor. OUTPUT: a tensor of one pixel into the logits.
 I_KIND, I_TENSOR = range(2)

@@ -11,6 +11,7 @@ from bnhw.kernels.fused.channels import multiply_channels
 from bnhw.kernels.fused.fields import (
     C_BINARY,
     C_CHUNKS,
+    C_CLASSES,
     C_GROUP,
     C_PITCH,
     C_PLANES,
@@ -24,6 +25,7 @@ from bnhw.kernels.fused.fields import (
     C_TILE_COUNT,
     C_TILES,
     C_WEIGHTS,
+    C_WIDTH,
     CONVOLVE,
     H_FIELDS,
     H_GROUP,
@@ -45,7 +47,7 @@ from bnhw.kernels.fused.fields import (
 )
 from bnhw.kernels.fused.interpreter import Batch, Memory, Table, finish_sums, run_for_images
 from bnhw.kernels.fused.panels import expand_panel, fill_slot, shift_sums
-from bnhw.kernels.fused.words import count_steps, pack_words
+from bnhw.kernels.fused.words import count_steps, fill_by_class, pack_words
 from bnhw.kernels.jit import inline
 
 
@@ -116,7 +118,10 @@ def convolve_group(
         for number in range(group, end, 2):
             tile = table[at + C_TILES] + number * TILE_FIELDS
             slot = sums + (number - group) // 2 * SLOT_BYTES
-            if stage == 0:
+            if stage == 0 and kind == WEIGHT_WORDS_BIPOLAR:
+                classes, width, class_bytes = table[at + C_CLASSES], table[at + C_WIDTH], (chunks + 1) // 2 * 128
+                fill_by_class(table, constants, classes, starts, class_bytes, tile, width, slot)
+            elif stage == 0:
                 fill_slot(slot, starts)
             elif table[bounds + 2]:
                 shift_sums(slot, starts + plane * ((chunks + 1) // 2) * 128)

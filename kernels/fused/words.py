@@ -4,8 +4,9 @@ A code q of planes x_b meets a weight of +1 (bit w = 1) or -1 (w = 0). Over many
 
     sum (2w - 1) q = sum_b 2^b (popcount(w) - popcount(w xor x_b))
 
-and sums start from the first part, which the input does not change. A bipolar code is stored as 0 or 2, and as 1 in
-borders: its plane 0 is 0 except in borders, where popcount(w) is counted with it.
+and sums start from the first part, which the input does not change. A bipolar code 2x - 1 counts twice; it is stored
+as 2x, and as 1 in borders, of which bit 1, the only plane, is 0. What a tap in the border would then add is taken from
+what the sums of its pixel start from.
 """
 
 from typing import Any
@@ -18,6 +19,7 @@ from numba import types as nb
 
 from bnhw.kernels.fused.fields import (
     BLOCK,
+    K_FIRST,
     K_FROM,
     K_PLANES,
     K_TO,
@@ -30,7 +32,7 @@ from bnhw.kernels.fused.fields import (
     TILE_BYTES,
     TILE_FIELDS,
 )
-from bnhw.kernels.fused.vectors import I32, LINE, load_at, load_wide, store_at, store_wide
+from bnhw.kernels.fused.vectors import I32, LINE, load_at, load_sums, load_wide, store_at, store_sums, store_wide
 from bnhw.kernels.jit import inline, intrinsic
 from bnhw.kernels.vectors import BYTES, WORDS, Generator, add_popcount_xor, double, gather_bit, zero_words
 
@@ -52,12 +54,6 @@ def load_line(typing: Any, address: Any) -> Generator:
 
 
 @intrinsic
-def less(typing: Any, first: Any, second: Any) -> Generator:
-    """Differences of eight words."""
-    return WORDS(WORDS, WORDS), lambda context, builder, signature, values: builder.sub(*values)
-
-
-@intrinsic
 def subtract_counts(typing: Any, sums: Any, counts: Any) -> Generator:
     """Eight counts from eight int32 at an address."""
 
@@ -72,7 +68,7 @@ def subtract_counts(typing: Any, sums: Any, counts: Any) -> Generator:
 @inline
 def pack_words(table: Table, step: int, arena: int) -> None:
     """Bytes of a tensor -> words of its bits; channels that fill a block up become 0."""
-    source, planes = table[step + K_FROM], table[step + K_PLANES]
+    source, planes, first = table[step + K_FROM], table[step + K_PLANES], table[step + K_FIRST]
     channels, pixels = table[source + T_CHANNELS], table[source + T_PLANE] // BLOCK
     target = arena + table[step + K_TO]
     for block in range((channels + BLOCK - 1) // BLOCK):
@@ -83,9 +79,23 @@ def pack_words(table: Table, step: int, arena: int) -> None:
         for _ in range(pixels):
             codes = load_line(address)
             for plane in range(planes):
-                store_wide(target, np.int64(gather_bit(codes, plane) & mask))
+                store_wide(target, np.int64(gather_bit(codes, first + plane) & mask))
                 target += 8
             address += pitch
+
+
+@inline
+def fill_by_class(
+    table: Table, constants: int, classes: int, starts: int, class_bytes: int, tile: int, width: int, slot: int
+) -> None:
+    """What the sums of each pixel of two tiles start from, by its class."""
+    for half in range(2):
+        at = tile + half * TILE_FIELDS
+        place = constants + classes + 8 * (table[at + 1] * width + table[at + 2])
+        for row in range(table[at + 3]):
+            own = starts + load_wide(place + 8 * row) * class_bytes
+            for chunk in range(2):
+                store_sums(slot + (2 * half + chunk) * TILE_BYTES + 64 * row, load_sums(own + 64 * chunk))
 
 
 @inline
@@ -105,17 +115,13 @@ def count_steps(
 ) -> None:
     """Steps first..end of two tiles, four pixels and eight of at most 32 outputs after the other."""
     pixel = 8 * planes
-    lowest = 1 if is_bipolar else 0
     for half in range(2):
         start = source + table[tile + half * TILE_FIELDS] * pixel
         for row in range(0, table[tile + half * TILE_FIELDS + 3], ROWS):
             at = start + row * pitch * pixel
-            border = find_border(table, taps, at, pitch * pixel, first, end) if is_bipolar else 0
             for output in range(0, outputs, 8):
                 sums = slot + (2 * half + output // 16) * TILE_BYTES + 64 * row + 4 * (output % 16)
-                count_planes(table, taps, at, pitch * pixel, first, end, weights + 8 * output, sums, planes, lowest)
-                if border != 0:
-                    count_border(table, taps, at, pitch * pixel, first, end, weights + 8 * output, sums, border)
+                count_planes(table, taps, at, pitch * pixel, first, end, weights + 8 * output, sums, planes, is_bipolar)
 
 
 @inline
@@ -129,11 +135,11 @@ def count_planes(
     weights: int,
     sums: int,
     planes: int,
-    lowest: int,
+    is_bipolar: bool,
 ) -> None:
-    """The planes from `lowest` on of four pixels, `stride` bytes apart."""
+    """All planes of four pixels, `stride` bytes apart."""
     total0 = total1 = total2 = total3 = zero_words()
-    for plane in range(planes - 1, lowest - 1, -1):
+    for plane in range(planes - 1, -1, -1):
         total0, total1, total2, total3 = double(total0), double(total1), double(total2), double(total3)
         for step in range(first, end):
             at = source + table[taps + 3 * step] + 8 * plane
@@ -142,41 +148,8 @@ def count_planes(
             total1 = add_popcount_xor(total1, words, load_wide(at + stride))
             total2 = add_popcount_xor(total2, words, load_wide(at + 2 * stride))
             total3 = add_popcount_xor(total3, words, load_wide(at + 3 * stride))
-    if lowest == 1:
+    if is_bipolar:
         total0, total1, total2, total3 = double(total0), double(total1), double(total2), double(total3)
-    subtract_counts(sums, total0)
-    subtract_counts(sums + 64, total1)
-    subtract_counts(sums + 128, total2)
-    subtract_counts(sums + 192, total3)
-
-
-@inline
-def find_border(table: Table, taps: int, source: int, stride: int, first: int, end: int) -> int:
-    """Which of at most 64 taps lie in the border for any of four bipolar pixels, a bit each."""
-    found = np.int64(0)
-    for step in range(first, end):
-        at = source + table[taps + 3 * step]
-        bits = load_wide(at) | load_wide(at + stride) | load_wide(at + 2 * stride) | load_wide(at + 3 * stride)
-        found |= np.int64(bits != 0) << (step - first)
-    return int(found)
-
-
-@inline
-def count_border(
-    table: Table, taps: int, source: int, stride: int, first: int, end: int, weights: int, sums: int, border: int
-) -> None:
-    """Plane 0 of four bipolar pixels, for the taps that `find_border` found."""
-    total0 = total1 = total2 = total3 = zero_words()
-    for step in range(first, end):
-        if (border >> (step - first)) & 1 == 0:
-            continue
-        at = source + table[taps + 3 * step]
-        words = load_output_words(weights + STEP_WORDS_BYTES * step)
-        ones = add_popcount_xor(zero_words(), words, 0)
-        total0 = less(add_popcount_xor(total0, words, load_wide(at)), ones)
-        total1 = less(add_popcount_xor(total1, words, load_wide(at + stride)), ones)
-        total2 = less(add_popcount_xor(total2, words, load_wide(at + 2 * stride)), ones)
-        total3 = less(add_popcount_xor(total3, words, load_wide(at + 3 * stride)), ones)
     subtract_counts(sums, total0)
     subtract_counts(sums + 64, total1)
     subtract_counts(sums + 128, total2)
