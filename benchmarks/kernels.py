@@ -248,7 +248,7 @@ def measure_peaks(seconds: float = 0.5) -> Mapping[str, float]:
 
     memory = aligned_bytes(1 << 14)
     data, tiles = memory.ctypes.data, tile_configuration()
-    steps = 10_000
+    steps = 200_000
     loops: dict[str, tuple[int, Callable[[], None]]] = {
         "words": (peak.COUNTED_BITS, lambda: peak.count_repeatedly(data, steps)),
     }

@@ -92,6 +92,6 @@ def test_exit_codes_are_those_of_the_exceptions() -> None:
     from bnhw import errors
 
     codes = {e.__name__: e.exit_code for e in vars(errors).values() if isinstance(e, type) and issubclass(e, BnhwError)}
-    assert {name for name, code in codes.items() if code != 2} == {"ComparisonFailed", "WidthExceeded"}
+    assert {name for name, code in codes.items() if code != 2} == {"ComparisonFailed", "WidthExceeded", "RtlFailed"}
     assert codes["ComparisonFailed"] == 3
-    assert codes["WidthExceeded"] == 1
+    assert codes["WidthExceeded"] == codes["RtlFailed"] == 1
