@@ -24,7 +24,20 @@ from bnhw.demo.digits import CHECKPOINT
 from bnhw.machine import Machine
 from bnhw.program import AddSaturating
 
-COMMANDS = ("demo", "train", "export", "check", "compile", "info", "run", "verify", "report", "compare", "rtl")
+COMMANDS = (
+    "demo",
+    "train",
+    "export",
+    "check",
+    "compile",
+    "info",
+    "run",
+    "verify",
+    "report",
+    "compare",
+    "estimate",
+    "rtl",
+)
 
 
 def test_help_and_version(call: Call) -> None:

@@ -63,7 +63,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DemoOutcome]:
 def test_commands_of_the_readme_run_as_they_stand(demo: tuple[Path, DemoOutcome]) -> None:
     pytest.importorskip("torch", reason="bnhw train needs torch")
     own = [command for command in commands(README) if command.startswith("bnhw ")]
-    assert len(own) == 13
+    assert len(own) == 14
     for command in own:
         if "--against rtl" in command and shutil.which("verilator") is None:
             continue

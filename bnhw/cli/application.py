@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from bnhw.cli import build, describe, execute, rtl, train
+from bnhw.cli import build, describe, estimate, execute, rtl, train
 from bnhw.errors import BnhwError
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -22,6 +22,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "verify": execute.verify,
     "report": describe.report,
     "compare": describe.compare,
+    "estimate": estimate.estimate,
     "rtl": rtl.rtl,
 }
 """Every command by its name, in the order of the help."""
