@@ -60,19 +60,25 @@ def rtl(
     if as_json:
         raise BadInput("--json goes with --synthesize; the folder that is written holds its numbers in files")
     import bnhw
-    from bnhw.hardware.mapping import map_program
-    from bnhw.hardware.schedule import schedule_engine
-    from bnhw.rtl.image import require_fit
-    from bnhw.rtl.vectors import require_new, write_project
+    from bnhw.rtl.vectors import require_new
 
     require_new(output)
     engine = load_engine(arch)
     program = bnhw.load(model)
     pixels = _random_image(program) if images is None else load_images(program, images, None, skip, limit).pixels
+    _write(output, program, engine, pixels, kernel_choice(kernels))
+
+
+def _write(output: Path, program: "Program", engine: "Engine", pixels: "Array", kernels: str) -> None:
+    from bnhw.hardware.mapping import map_program
+    from bnhw.hardware.schedule import schedule_engine
+    from bnhw.rtl.image import require_fit
+    from bnhw.rtl.vectors import write_project
+
     mapped = map_program(program, engine)
     require_fit(mapped)
     step_cycles = [step.cycles.total for step in schedule_engine(mapped).steps]
-    write_project(output, program, engine, pixels, step_cycles, kernel_choice(kernels))
+    write_project(output, program, engine, pixels, step_cycles, kernels)
     say(
         f"wrote {output}: {len(step_cycles)} steps, {sum(step_cycles):,} cycles an image, {len(pixels)} image(s); "
         f"`make -C {output} verilator` or `make -C {output} icarus` compares"

@@ -201,23 +201,31 @@ def roofline(
         ),
     ]
     lowest = min([peak, *(y for _, _, y in points)]) / 3
-    layout = objects.Layout(
-        xaxis={
-            "type": "log",
-            "dtick": 1,
-            "title": {"text": "operations per bit"},
-            "range": [math.log10(left), math.log10(right)],
-        },
+    return Chart(
+        identifier=identifier,
+        title="Roofline",
+        caption=caption,
+        data=[_plain(trace) for trace in data],
+        layout=_plain(_roofline_layout((left, right), (lowest, peak * 2), peak)),
+        height=400,
+        wide=True,
+    )
+
+
+def _roofline_layout(across: tuple[float, float], up: tuple[float, float], peak: float) -> Any:
+    """Logarithmic axes from and to these numbers, and the name of the upper bound."""
+    logarithmic = {"type": "log", "dtick": 1}
+    return plotly_module().Layout(
+        xaxis={**logarithmic, "title": {"text": "operations per bit"}, "range": [*map(math.log10, across)]},
         yaxis={
-            "type": "log",
-            "dtick": 1,
+            **logarithmic,
             "title": {"text": "operations a second (10<sup>9</sup>)"},
-            "range": [math.log10(lowest), math.log10(peak * 2)],
+            "range": [*map(math.log10, up)],
         },
         showlegend=False,
         annotations=[
             {
-                "x": math.log10(right),
+                "x": math.log10(across[1]),
                 "y": math.log10(peak),
                 "text": f"array peak {peak:,.4g}",
                 "showarrow": False,
@@ -225,15 +233,6 @@ def roofline(
                 "yanchor": "bottom",
             }
         ],
-    )
-    return Chart(
-        identifier=identifier,
-        title="Roofline",
-        caption=caption,
-        data=[_plain(trace) for trace in data],
-        layout=_plain(layout),
-        height=400,
-        wide=True,
     )
 
 
