@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import onnx
@@ -26,6 +27,7 @@ from bnhw.errors import (
     InvalidProgram,
     MissingDependency,
     PassFailed,
+    RtlFailed,
     TrainingDiverged,
     UnsupportedModel,
     WidthExceeded,
@@ -34,6 +36,7 @@ from bnhw.graph import Graph, Value
 from bnhw.hardware.arch_file import load_arch
 from bnhw.hardware.mapping import map_program
 from bnhw.machine import Machine
+from bnhw.rtl.driver import Driver
 from bnhw.verify import check_graph
 
 CLASSES = {e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, BnhwError)} - {BnhwError}
@@ -113,6 +116,13 @@ def raise_arch_mismatch(_: Path) -> None:
     map_program(one_of_each(), load_arch("engine-16x64"))
 
 
+def raise_rtl_failed(_: Path) -> None:
+    """An engine that is never done."""
+    engine = object.__new__(Driver)
+    engine._library, engine._handle = Mock(engine_run=Mock(return_value=-1)), None
+    engine.run(9)
+
+
 WAYS: dict[type[BnhwError], tuple[Callable[[Path], None], str]] = {
     BadInput: (raise_bad_input, "gone.bnhw: no such file"),
     UnsupportedModel: (
@@ -125,6 +135,7 @@ WAYS: dict[type[BnhwError], tuple[Callable[[Path], None], str]] = {
     ComparisonFailed: (raise_comparison_failed, "self-check before writing failed"),
     ArchMismatch: (raise_arch_mismatch, "(?s)'random' does not run on the engine 'engine-16x64':\n  1\\. .*; raise it"),
     WidthExceeded: (raise_width_exceeded, "the partial sum -?[0-9]+ left its declared int1, -1 to 0"),
+    RtlFailed: (raise_rtl_failed, "the engine is not done after 9 cycles"),
     TrainingDiverged: (raise_training_diverged, "no longer a number in epoch .* try a tenth of the learning rate"),
     MissingDependency: (raise_missing_dependency, r"pip install 'bnhw\[demo\]'"),
 }
@@ -140,7 +151,7 @@ def test_every_exception_is_raised_and_says_what_is_wrong(kind: type[BnhwError],
     with pytest.raises(BnhwError, match=message) as caught:
         way(tmp_path)
     assert type(caught.value) is kind
-    assert kind.exit_code == {ComparisonFailed: 3, WidthExceeded: 1}.get(kind, 2)
+    assert kind.exit_code == {ComparisonFailed: 3, WidthExceeded: 1, RtlFailed: 1}.get(kind, 2)
     assert kind.__doc__
 
 

@@ -305,10 +305,11 @@ def test_a_benchmark_of_kernels_refuses_a_wrong_output(monkeypatch: pytest.Monke
         return run
 
     layer = kernels.Layer(channels=3, size=5, bits=4)
-    assert kernels.measure(layer, 1)
+    peaks = {"words": 1.0}
+    assert kernels.measure(layer, 1, peaks)
     monkeypatch.setattr(kernels, "PREPARE", {**kernels.PREPARE, "multiplexer": prepare})
     with pytest.raises(AssertionError, match="multiplexer is not exact on 3@5 4-bit"):
-        kernels.measure(layer, 1)
+        kernels.measure(layer, 1, peaks)
 
 
 def test_a_benchmark_of_networks_refuses_a_wrong_output(monkeypatch: pytest.MonkeyPatch) -> None:
