@@ -128,7 +128,7 @@ class _Planner:
         self._write([fields.OUTPUT, self._tensor(self.program.output)])
         slots = self.shared[2] + SLACK_BYTES
         sums = slots + SLOTS * SLOT_BYTES
-        panel = sums + GROUP_TILES // 2 * SLOT_BYTES
+        panel = sums + (GROUP_TILES // 2 + 1) * SLOT_BYTES
         starts = {Area.SHARED: 0, Area.SHARED_PANEL: panel + self.panel_bytes}
         starts[Area.OWN] = starts[Area.SHARED_PANEL] + self.gather_bytes[Area.SHARED_PANEL] + SLACK_BYTES
         starts[Area.OWN_PANEL] = starts[Area.OWN] + self.own[2]

@@ -1,5 +1,7 @@
 """The interpreter for machines with AMX."""
 
+from typing import TypeAlias
+
 from numba import int64
 
 from bnhw.kernels.fused.amx import (
@@ -21,80 +23,160 @@ from bnhw.kernels.fused.fields import (
     C_STAGES,
     C_STARTS,
     C_STEPS,
+    C_TAIL,
+    C_TAIL_COUNT,
     C_TAPS,
     C_TAPS_STRIDE,
     C_TILE_COUNT,
     C_TILES,
     C_WEIGHTS,
+    C_WIDTH,
     CONVOLVE,
     H_FIELDS,
     H_GROUP,
     H_OWN,
     H_SIZE,
     H_STEPS,
+    LANES,
+    O_KIND,
     PANEL_BYTES,
+    REQUANTISE_STORE,
     SLOT_BYTES,
+    STEP_WORDS_BYTES,
     TILE_FIELDS,
+    WEIGHT_BITS,
 )
 from bnhw.kernels.fused.interpreter import Batch, Memory, Table, finish_sums, run_for_images
 from bnhw.kernels.fused.machine_code import ENTRY
 from bnhw.kernels.fused.panels import expand_panel, shift_sums
+from bnhw.kernels.fused.passes import PASS_ROWS, Progress, Work, run_rows, start_pass
 from bnhw.kernels.jit import inline, machine_code, tensor_in
+
+Pending: TypeAlias = tuple[Work, Progress]
+"""The pass over the sums of two tiles that is under way: its rows go between the next tile multiplications."""
+
+DONE: Progress = (PASS_ROWS, 0, 0, 0)
+"""The progress of a pass without rows left."""
+
+
+@inline
+def rows_between(steps: int) -> int:
+    """How many rows of a pass go behind each of so many steps, so that all have gone with the last, if they can."""
+    rows = 1
+    while rows * steps < PASS_ROWS and rows < LANES:
+        rows *= 2
+    return rows
 
 
 @inline
 def multiply_expanding(
-    table: Table, taps: int, source: int, pitch: int, tile: int, first: int, end: int, words: int, panel: int
-) -> None:
+    table: Table,
+    counts: int,
+    taps: int,
+    source: int,
+    pitch: int,
+    tile: int,
+    first: int,
+    end: int,
+    words: int,
+    panel: int,
+    pending: Pending,
+) -> Progress:
     """Steps first..end of two tiles, while the weights of each following step are expanded."""
-    expand_panel(words + first * 256, panel + first * PANEL_BYTES, table[taps + 3 * first + 2])
+    expand_panel(words + first * STEP_WORDS_BYTES, panel + first * PANEL_BYTES, table[taps + 3 * first + 2])
     one, other = table[tile], table[tile + TILE_FIELDS]
+    work, progress = pending
+    rows = rows_between(end - first)
     for step in range(first, end):
         tap = taps + 3 * step
         start, pixel = source + table[tap], table[tap + 1]
         weights = panel + step * PANEL_BYTES
-        rows = table[tap + 5] if step + 1 < end else 0
-        if rows == 16:
+        next_rows = table[tap + 5] if step + 1 < end else 0
+        if next_rows == LANES:
             multiply_and_expand(
                 start + one * pixel,
                 start + other * pixel,
                 pitch * pixel,
                 weights,
-                words + (step + 1) * 256,
+                words + (step + 1) * STEP_WORDS_BYTES,
                 weights + PANEL_BYTES,
             )
         else:
-            if rows > 0:
-                expand_panel(words + (step + 1) * 256, weights + PANEL_BYTES, rows)
+            if next_rows > 0:
+                expand_panel(words + (step + 1) * STEP_WORDS_BYTES, weights + PANEL_BYTES, next_rows)
             multiply_step(start + one * pixel, start + other * pixel, pitch * pixel, weights)
+        if progress[0] < PASS_ROWS:
+            progress = run_rows(table, counts, work, progress, rows)
+    return progress
 
 
 @inline
 def multiply_expanded(
-    table: Table, taps: int, source: int, pitch: int, tile: int, first: int, end: int, panel: int
-) -> None:
+    table: Table,
+    counts: int,
+    taps: int,
+    source: int,
+    pitch: int,
+    tile: int,
+    first: int,
+    end: int,
+    panel: int,
+    pending: Pending,
+) -> Progress:
     """Steps first..end of two tiles with weights that are bytes."""
     one, other = table[tile], table[tile + TILE_FIELDS]
+    work, progress = pending
+    rows = rows_between(end - first)
     for step in range(first, end):
         tap = taps + 3 * step
         start, pixel = source + table[tap], table[tap + 1]
         multiply_step(start + one * pixel, start + other * pixel, pitch * pixel, panel + step * PANEL_BYTES)
+        if progress[0] < PASS_ROWS:
+            progress = run_rows(table, counts, work, progress, rows)
+    return progress
 
 
 @inline
-def convolve_group(table: Table, at: int, memory: Memory, chunk: int, group: int, is_first: bool) -> None:
+def finish_pass(table: Table, counts: int, pending: Pending) -> None:
+    """The rows that are left of a pass."""
+    work, progress = pending
+    while progress[0] < PASS_ROWS:
+        rows = min(LANES - progress[0] % LANES, LANES)
+        progress = run_rows(table, counts, work, progress, rows)
+
+
+@inline
+def start_tail(table: Table, at: int, memory: Memory, chunk: int, tile: int, slot: int, work: Work) -> Pending:
+    """Run the tail of a convolution on the sums of two tiles; a tail that is one pass is left to go between the next
+    multiplications."""
+    constants, arena, _, _, _, _ = memory
+    operation = table[at + C_TAIL]
+    if table[at + C_TAIL_COUNT] > 1 or table[operation + O_KIND] < REQUANTISE_STORE:
+        finish_sums(table, at, memory, chunk, tile, slot)
+        return work, DONE
+    chunks, width = table[at + C_CHUNKS], table[at + C_WIDTH]
+    return start_pass(table, operation, constants, arena, chunk, chunks, tile, width, slot), (0, 0, 0, 0)
+
+
+@inline
+def convolve_group(
+    table: Table, at: int, memory: Memory, chunk: int, group: int, is_first: bool, slots: int, pending: Pending
+) -> Pending:
     """Two chunks of some tiles of pixels, whose sums stay in the first cache between stages.
 
-    is_first: whether the weights are to be expanded, not yet done for another image.
+    is_first: whether the weights are to be expanded, not yet done for another image. slots: bytes from the first slot
+    of sums to those that are used, one behind the other, the first behind the last. One slot more than a group has
+    keeps the sums of a pass that is under way.
     """
-    constants, arena, _, _, sums, panel = memory
+    constants, arena, counts, _, sums, panel = memory
     taps = table[at + C_TAPS] + chunk // 2 * table[at + C_TAPS_STRIDE]
     steps, chunks, pitch = table[at + C_STEPS], table[at + C_CHUNKS], table[at + C_PITCH]
-    is_binary = table[at + C_BINARY] == 1
-    weights = constants + table[at + C_WEIGHTS] + chunk // 2 * steps * (256 if is_binary else PANEL_BYTES)
+    is_binary = table[at + C_BINARY] == WEIGHT_BITS
+    weights = constants + table[at + C_WEIGHTS] + chunk // 2 * steps * (STEP_WORDS_BYTES if is_binary else PANEL_BYTES)
     source = arena + table[at + C_SOURCE]
     starts = constants + table[at + C_STARTS] + chunk * 64
     end = min(group + table[at + C_GROUP], table[at + C_TILE_COUNT])
+    all_slots = (table[at + C_GROUP] // 2 + 1) * SLOT_BYTES
     plane = 0
     for stage in range(table[at + C_STAGE_COUNT]):
         bounds = table[at + C_STAGES] + 3 * stage
@@ -102,7 +184,8 @@ def convolve_group(table: Table, at: int, memory: Memory, chunk: int, group: int
         plane += table[bounds + 2]
         for number in range(group, end, 2):
             tile = table[at + C_TILES] + number * TILE_FIELDS
-            slot = sums + (number - group) // 2 * SLOT_BYTES
+            slot = slots + (number - group) // 2 * SLOT_BYTES
+            slot = sums + (slot if slot < all_slots else slot - all_slots)
             if stage == 0:
                 start_sums(starts, starts + 64)
             else:
@@ -110,25 +193,36 @@ def convolve_group(table: Table, at: int, memory: Memory, chunk: int, group: int
                     shift_sums(slot, starts + plane * ((chunks + 1) // 2) * 128)
                 load_slot(slot)
             if is_binary and is_first and number == 0:
-                multiply_expanding(table, taps, source, pitch, tile, first, last, weights, panel)
-            elif is_binary:
-                multiply_expanded(table, taps, source, pitch, tile, first, last, panel)
+                progress = multiply_expanding(
+                    table, counts, taps, source, pitch, tile, first, last, weights, panel, pending
+                )
             else:
-                multiply_expanded(table, taps, source, pitch, tile, first, last, weights)
+                expanded = panel if is_binary else weights
+                progress = multiply_expanded(table, counts, taps, source, pitch, tile, first, last, expanded, pending)
+            pending = (pending[0], progress)
             store_slot(slot)
             if stage == table[at + C_STAGE_COUNT] - 1:
-                finish_sums(table, at, memory, chunk, tile, slot)
+                finish_pass(table, counts, pending)
+                pending = start_tail(table, at, memory, chunk, tile, slot, pending[0])
+    return pending
 
 
 @inline
 def convolve(table: Table, at: int, first_image: int, end_image: int, memory: Memory) -> None:
     """All sums of some images, their weights expanded once."""
     size = table[H_SIZE]
+    group_tiles, tiles = table[at + C_GROUP], table[at + C_TILE_COUNT]
+    all_slots = (group_tiles // 2 + 1) * SLOT_BYTES
+    slots = 0
+    pending = ((0, 0, 0, 0, 0, 0, 0, 0, 0, 0), DONE)
     for chunk in range(0, table[at + C_CHUNKS], 2):
         for image in range(first_image, end_image):
             own = table[image * size : (image + 1) * size]
-            for group in range(0, table[at + C_TILE_COUNT], table[at + C_GROUP]):
-                convolve_group(own, at, memory, chunk, group, image == first_image)
+            for group in range(0, tiles, group_tiles):
+                pending = convolve_group(own, at, memory, chunk, group, image == first_image, slots, pending)
+                slots += min(group_tiles, tiles - group) // 2 * SLOT_BYTES
+                slots = slots if slots < all_slots else slots - all_slots
+    finish_pass(table, memory[2], pending)
 
 
 @inline

@@ -26,7 +26,6 @@ from bnhw.kernels.fused.fields import (
     REQUANTISE_STORE,
     REQUANTISE_WIDE,
     REQUANTISE_WIDE_BYTES,
-    RESIDUAL,
     SLOT_BYTES,
     STORE,
     T_BIAS,
@@ -37,7 +36,7 @@ from bnhw.kernels.fused.fields import (
     TILE_BYTES,
     TILE_FIELDS,
 )
-from bnhw.kernels.fused.passes import add_residual, requantise_and_store
+from bnhw.kernels.fused.passes import PASS_ROWS, run_rows, start_pass
 from bnhw.kernels.fused.places import first_pixel, load_chunk, place_chunk, store_chunk
 from bnhw.kernels.fused.requantising import requantise
 from bnhw.kernels.fused.vectors import (
@@ -261,14 +260,10 @@ def run_tail(
         target = sums if second == 0 else slots + second * SLOT_BYTES
         kind = table[operation + O_KIND]
         if kind >= REQUANTISE_STORE:
-            for part in range(min(2, chunks - chunk)):
-                at = source + part * TILE_BYTES
-                if kind == RESIDUAL:
-                    clamped += add_residual(table, operation, constants, arena, chunk + part, tile, width, at)
-                else:
-                    requantise_and_store(table, operation, constants, arena, chunk + part, tile, width, at)
-            if kind == RESIDUAL:
-                count_clamped(counts, table[operation + O_LEVELS], clamped)
+            work = start_pass(table, operation, constants, arena, chunk, chunks, tile, width, source)
+            progress = (0, 0, 0, 0)
+            for _ in range(0, PASS_ROWS, LANES):
+                progress = run_rows(table, counts, work, progress, LANES)
             continue
         for half in range(2):
             for part in range(min(2, chunks - chunk)):

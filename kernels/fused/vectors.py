@@ -96,6 +96,19 @@ def store_bytes(typing: Any, address: Any, sums: Any) -> Generator:
 
 
 @intrinsic
+def store_paired_bytes(typing: Any, address: Any, first: Any, second: Any) -> Generator:
+    """The low bytes of sixteen and of sixteen more."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        lines = [builder.bitcast(value, LINE) for value in values[1:]]
+        low_bytes = ir.Constant(ir.VectorType(I32, 32), [4 * lane for lane in range(32)])
+        store_at(builder, builder.shuffle_vector(*lines, low_bytes), values[0])
+        return context.get_dummy_value()
+
+    return nb.void(intp, SUMS, SUMS), generate
+
+
+@intrinsic
 def store_shorts(typing: Any, address: Any, sums: Any) -> Generator:
     """The low halves."""
     return nb.void(intp, SUMS), _storer(SHORT)
