@@ -49,10 +49,10 @@ from bnhw.kernels.fused.fields import (
 from bnhw.kernels.fused.interpreter import Batch, Memory, Table, finish_sums, run_for_images
 from bnhw.kernels.fused.machine_code import ENTRY
 from bnhw.kernels.fused.panels import expand_panel, shift_sums
-from bnhw.kernels.fused.passes import PASS_ROWS, Progress, Work, run_rows, start_pass
+from bnhw.kernels.fused.passes import PASS_ROWS, Pass, Progress, run_rows, start_pass
 from bnhw.kernels.jit import inline, machine_code, tensor_in
 
-Pending: TypeAlias = tuple[Work, Progress]
+Pending: TypeAlias = tuple[Pass, Progress]
 """The pass over the sums of two tiles that is under way: its rows go between the next tile multiplications."""
 
 DONE: Progress = (PASS_ROWS, 0, 0, 0)
@@ -71,7 +71,6 @@ def rows_between(steps: int) -> int:
 @inline
 def multiply_expanding(
     table: Table,
-    counts: int,
     taps: int,
     source: int,
     pitch: int,
@@ -85,7 +84,7 @@ def multiply_expanding(
     """Steps first..end of two tiles, while the weights of each following step are expanded."""
     expand_panel(words + first * STEP_WORDS_BYTES, panel + first * PANEL_BYTES, table[taps + 3 * first + 2])
     one, other = table[tile], table[tile + TILE_FIELDS]
-    work, progress = pending
+    own_pass, progress = pending
     rows = rows_between(end - first)
     for step in range(first, end):
         tap = taps + 3 * step
@@ -106,14 +105,13 @@ def multiply_expanding(
                 expand_panel(words + (step + 1) * STEP_WORDS_BYTES, weights + PANEL_BYTES, next_rows)
             multiply_step(start + one * pixel, start + other * pixel, pitch * pixel, weights)
         if progress[0] < PASS_ROWS:
-            progress = run_rows(table, counts, work, progress, rows)
+            progress = run_rows(own_pass, progress, rows)
     return progress
 
 
 @inline
 def multiply_expanded(
     table: Table,
-    counts: int,
     taps: int,
     source: int,
     pitch: int,
@@ -125,37 +123,37 @@ def multiply_expanded(
 ) -> Progress:
     """Steps first..end of two tiles with weights that are bytes."""
     one, other = table[tile], table[tile + TILE_FIELDS]
-    work, progress = pending
+    own_pass, progress = pending
     rows = rows_between(end - first)
     for step in range(first, end):
         tap = taps + 3 * step
         start, pixel = source + table[tap], table[tap + 1]
         multiply_step(start + one * pixel, start + other * pixel, pitch * pixel, panel + step * PANEL_BYTES)
         if progress[0] < PASS_ROWS:
-            progress = run_rows(table, counts, work, progress, rows)
+            progress = run_rows(own_pass, progress, rows)
     return progress
 
 
 @inline
-def finish_pass(table: Table, counts: int, pending: Pending) -> None:
+def finish_pass(pending: Pending) -> None:
     """The rows that are left of a pass."""
-    work, progress = pending
+    own_pass, progress = pending
     while progress[0] < PASS_ROWS:
-        rows = min(LANES - progress[0] % LANES, LANES)
-        progress = run_rows(table, counts, work, progress, rows)
+        progress = run_rows(own_pass, progress, LANES - progress[0] % LANES)
 
 
 @inline
-def start_tail(table: Table, at: int, memory: Memory, chunk: int, tile: int, slot: int, work: Work) -> Pending:
+def start_tail(table: Table, at: int, memory: Memory, chunk: int, tile: int, slot: int, own_pass: Pass) -> Pending:
     """Run the tail of a convolution on the sums of two tiles; a tail that is one pass is left to go between the next
     multiplications."""
-    constants, arena, _, _, _, _ = memory
+    constants, arena, counts, _, _, _ = memory
     operation = table[at + C_TAIL]
     if table[at + C_TAIL_COUNT] > 1 or table[operation + O_KIND] < REQUANTISE_STORE:
         finish_sums(table, at, memory, chunk, tile, slot)
-        return work, DONE
+        return own_pass, DONE
     chunks, width = table[at + C_CHUNKS], table[at + C_WIDTH]
-    return start_pass(table, operation, constants, arena, chunk, chunks, tile, width, slot), (0, 0, 0, 0)
+    started = start_pass(table, operation, constants, arena, counts, chunk, chunks, tile, width, slot)
+    return started, (0, 0, 0, 0)
 
 
 @inline
@@ -168,7 +166,7 @@ def convolve_group(
     of sums to those that are used, one behind the other, the first behind the last. One slot more than a group has
     keeps the sums of a pass that is under way.
     """
-    constants, arena, counts, _, sums, panel = memory
+    constants, arena, _, _, sums, panel = memory
     taps = table[at + C_TAPS] + chunk // 2 * table[at + C_TAPS_STRIDE]
     steps, chunks, pitch = table[at + C_STEPS], table[at + C_CHUNKS], table[at + C_PITCH]
     is_binary = table[at + C_BINARY] == WEIGHT_BITS
@@ -193,16 +191,14 @@ def convolve_group(
                     shift_sums(slot, starts + plane * ((chunks + 1) // 2) * 128)
                 load_slot(slot)
             if is_binary and is_first and number == 0:
-                progress = multiply_expanding(
-                    table, counts, taps, source, pitch, tile, first, last, weights, panel, pending
-                )
+                progress = multiply_expanding(table, taps, source, pitch, tile, first, last, weights, panel, pending)
             else:
                 expanded = panel if is_binary else weights
-                progress = multiply_expanded(table, counts, taps, source, pitch, tile, first, last, expanded, pending)
+                progress = multiply_expanded(table, taps, source, pitch, tile, first, last, expanded, pending)
             pending = (pending[0], progress)
             store_slot(slot)
             if stage == table[at + C_STAGE_COUNT] - 1:
-                finish_pass(table, counts, pending)
+                finish_pass(pending)
                 pending = start_tail(table, at, memory, chunk, tile, slot, pending[0])
     return pending
 
@@ -214,7 +210,8 @@ def convolve(table: Table, at: int, first_image: int, end_image: int, memory: Me
     group_tiles, tiles = table[at + C_GROUP], table[at + C_TILE_COUNT]
     all_slots = (group_tiles // 2 + 1) * SLOT_BYTES
     slots = 0
-    pending = ((0, 0, 0, 0, 0, 0, 0, 0, 0, 0), DONE)
+    nothing = (0, 0, 0, 0)
+    pending = (((0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0), nothing, nothing), DONE)
     for chunk in range(0, table[at + C_CHUNKS], 2):
         for image in range(first_image, end_image):
             own = table[image * size : (image + 1) * size]
@@ -222,7 +219,7 @@ def convolve(table: Table, at: int, first_image: int, end_image: int, memory: Me
                 pending = convolve_group(own, at, memory, chunk, group, image == first_image, slots, pending)
                 slots += min(group_tiles, tiles - group) // 2 * SLOT_BYTES
                 slots = slots if slots < all_slots else slots - all_slots
-    finish_pass(table, memory[2], pending)
+    finish_pass(pending)
 
 
 @inline

@@ -260,10 +260,10 @@ def run_tail(
         target = sums if second == 0 else slots + second * SLOT_BYTES
         kind = table[operation + O_KIND]
         if kind >= REQUANTISE_STORE:
-            work = start_pass(table, operation, constants, arena, chunk, chunks, tile, width, source)
+            own_pass = start_pass(table, operation, constants, arena, counts, chunk, chunks, tile, width, source)
             progress = (0, 0, 0, 0)
             for _ in range(0, PASS_ROWS, LANES):
-                progress = run_rows(table, counts, work, progress, LANES)
+                progress = run_rows(own_pass, progress, LANES)
             continue
         for half in range(2):
             for part in range(min(2, chunks - chunk)):
