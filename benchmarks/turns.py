@@ -58,8 +58,14 @@ class Ratio:
 
 def ratio_of(ours: Times, other: Times) -> Ratio:
     """The other's time over ours. Rounds are compared with each other: they follow one another within a second."""
-    rounds = [b / a for a, b in zip(ours.of_rounds, other.of_rounds, strict=True)]
-    return Ratio(ratio=other.per_layer / ours.per_layer, least=min(rounds), greatest=max(rounds))
+    rounds = ratio_of_calls(ours.of_rounds, other.of_rounds)
+    return Ratio(ratio=other.per_layer / ours.per_layer, least=rounds.least, greatest=rounds.greatest)
+
+
+def ratio_of_calls(ours: Sequence[float], other: Sequence[float]) -> Ratio:
+    """The same of plain seconds, one a round."""
+    rounds = [b / a for a, b in zip(ours, other, strict=True)]
+    return Ratio(ratio=min(other) / min(ours), least=min(rounds), greatest=max(rounds))
 
 
 def timed(call: Callable[[], Any], *, warm: bool = True) -> float:
