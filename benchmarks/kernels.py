@@ -14,7 +14,7 @@ their requantise steps. Other engines run chains of the same layers with other w
 them: PyTorch (oneDNN) in float32, bfloat16 and int8, OpenVINO in int8, onnxruntime in float32 and int8. The time of a
 layer is an eighth of what eight layers more add: for ours, the chain less the stem alone; for the others, nine layers
 less one. So what a call costs, and bringing pixels in, is in nobody's figure. Engines that are not installed are left
-out (`pip install 'bnhw[bench,torch]'`); those that fail are named with their error.
+out (`pip install 'bnhw[bench]'`); those that fail are named with their error.
 
 `multiplexer`, `bit_serial` and `xnor` run single layers to 32-bit sums. `auto` marks what `bnhw.kernels.select` would
 take. The share of this machine's measured peak is that of a loop which does nothing but the instruction that does the

@@ -10,7 +10,7 @@ fastest, and a ratio comes with the least and the greatest of a round. Ours must
 images, integer by integer; of every other engine, the share of images on which it gives the class of onnxruntime in
 fp32 is shown. The int8 models of onnxruntime and OpenVINO are made by onnxruntime's static quantisation, calibrated on
 the images. PyTorch takes part where CHECKPOINT, from which the model was exported, is given. Engines that are not
-installed are left out, those that fail are named with their error; `pip install 'bnhw[bench,torch]'` gets them all.
+installed are left out, those that fail are named with their error; `pip install 'bnhw[bench]'` gets them all.
 Peak memory is that of a process that does nothing but run ours.
 """
 
