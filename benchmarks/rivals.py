@@ -1,71 +1,149 @@
-"""Chains of 3x3 convolutions under PyTorch's oneDNN kernels, for `benchmarks/kernels.py`."""
+"""Other engines on chains of 3x3 convolutions, for `benchmarks/kernels.py`.
+
+All compute on the same values: codes of a batch of images, and for each layer other weights of +1 and -1. An engine
+builds a chain of any length (`Build`); before its time counts, its first layer, and the whole chain, are compared
+with float64 by `check`. Engines that are not installed are left out, those that fail are named with their error.
+"""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
-import torch
-from torch.nn import functional
+import numpy.typing as npt
+from chains import Layer
+from turns import Contender, one_line, timed
 
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
-"""Greatest error of a float chain's first layer, relative to its greatest sum."""
-LAST = torch.channels_last
+Floats = npt.NDArray[np.float64]
 
 
-def torch_chains(channels: int, size: int, length: int, batch: int) -> Mapping[str, Callable[[], Any]]:
-    """Chains of `length` layers of as many output as input channels on one thread, by name, all on the same values.
+@dataclass(frozen=True)
+class Values:
+    """What a chain computes on. Weights are (output, input, 3, 3), codes and sums (images, height, width, channels)."""
 
-    Raises AssertionError where the first layer of one is not that of float64; codes of int8 may be off by one.
+    codes: npt.NDArray[np.uint8]
+    signs: tuple[npt.NDArray[np.int8], ...]
+    scale: float
+
+    @classmethod
+    def make(cls, layer: Layer, length: int, batch: int) -> "Values":
+        """Random codes of 8 bits and weights; `scale` keeps the size of the codes from layer to layer."""
+        random = np.random.default_rng(0)
+        shape = (layer.channels, layer.channels, 3, 3)
+        codes = random.integers(0, 256, (batch, layer.size, layer.size, layer.channels)).astype(np.uint8)
+        signs = tuple(random.choice(np.array([-1, 1], np.int8), shape) for _ in range(length))
+        return cls(codes=codes, signs=signs, scale=(4.5 * layer.channels) ** 0.5)
+
+    @cached_property
+    def expected_codes(self) -> tuple[Floats, ...]:
+        """The first image behind each layer: rectified sums over `scale`, rounded to codes."""
+        values, found = self.codes[0].astype(np.float64), []
+        for signs in self.signs:
+            values = (rectified_sums(values, signs) / self.scale).round().clip(0, 255)
+            found.append(values)
+        return tuple(found)
+
+    @cached_property
+    def expected_floats(self) -> tuple[Floats, ...]:
+        """The first image behind each layer, neither rounded nor clamped above."""
+        values, found = self.codes[0].astype(np.float64), []
+        for signs in self.signs:
+            values = rectified_sums(values, signs) / self.scale
+            found.append(values)
+        return tuple(found)
+
+
+def rectified_sums(values: Floats, signs: npt.NDArray[np.int8]) -> Floats:
+    """One layer in float64: (height, width, channels), zeros around it, to as many; below 0 becomes 0."""
+    height, width, channels = values.shape
+    padded = np.pad(values, ((1, 1), (1, 1), (0, 0)))
+    sums = np.zeros((height * width, channels))
+    for row in range(3):
+        for column in range(3):
+            part = padded[row : row + height, column : column + width].reshape(-1, channels)
+            sums += part @ signs[:, :, row, column].T.astype(np.float64)
+    return np.maximum(sums, 0).reshape(values.shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chain:
+    """A chain under another engine: `run` is what is timed, `first_image` its last outcome (height, width, channels).
+
+    tolerance: greatest error of one layer, relative to the greatest value; None: one code.
     """
-    torch.set_num_threads(1)
-    random = np.random.default_rng(0)
-    signs = torch.from_numpy(random.choice(np.array([-1.0, 1.0]), (channels, channels, 3, 3)))
-    codes = torch.from_numpy(random.integers(0, 256, (batch, channels, size, size)).astype(np.float64))
-    exact = functional.conv2d(codes[:1], signs, padding=1)
-    scale = 3.0 * channels**0.5
-    chains = {f"torch {name}": _float_chain(codes, signs, exact, length, dtype) for name, dtype in FLOATS.items()}
-    return {**chains, "torch int8": _integer_chain(codes, signs, exact, length, scale)}
+
+    run: Callable[[], Any]
+    first_image: Callable[[], npt.NDArray[Any]]
+    tolerance: float | None = None
 
 
-FLOATS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+Build = Callable[[Values, int], Chain]
+"""A chain of the first so many layers."""
+
+MODULES = {"torch": "rivals_torch", "openvino": "rivals_openvino", "onnxruntime": "rivals_onnxruntime"}
+"""What must be installed -> the module whose `BUILDS` holds, by name of the rival, its `Build`s, of which the fastest
+counts (layouts, say)."""
 
 
-def _float_chain(
-    codes: torch.Tensor, signs: torch.Tensor, exact: torch.Tensor, length: int, dtype: torch.dtype
-) -> Callable[[], Any]:
-    factor = 1 / (3.0 * codes.shape[1] ** 0.5)
-    first = codes.to(dtype).contiguous(memory_format=LAST)
-    weights = (signs * factor).to(dtype).contiguous(memory_format=LAST)
-
-    def run(layers: int = length, images: int = len(codes)) -> torch.Tensor:
-        values = first[:images]
-        with torch.inference_mode():
-            for _ in range(layers):
-                values = functional.relu_(functional.conv2d(values, weights, padding=1))
-        return values
-
-    expected = functional.relu(exact) * factor
-    error = (run(1, 1).to(torch.float64) - expected).abs().max() / expected.abs().max()
-    assert error <= TOLERANCE[dtype], f"{dtype} is off by {error:.1e} on {codes.shape[1]} channels"
-    return run
+def check(chain: Chain, values: Values, length: int) -> None:
+    """Raise AssertionError unless the first image is that of float64, within the tolerance of a layer for each."""
+    chain.run()
+    found = chain.first_image().astype(np.float64)
+    exact = values.expected_codes if chain.tolerance is None else values.expected_floats
+    expected = exact[length - 1]
+    assert found.shape == expected.shape, f"shape {found.shape}, expected {expected.shape}"
+    unit = 1.0 if chain.tolerance is None else chain.tolerance * expected.max()
+    error = np.abs(found - expected).max()
+    assert error <= length * unit, f"off by {error:.3g} behind {length} layers, {length * unit:.3g} are allowed"
 
 
-def _integer_chain(
-    codes: torch.Tensor, signs: torch.Tensor, exact: torch.Tensor, length: int, scale: float
-) -> Callable[[], Any]:
-    torch.backends.quantized.engine = "onednn"
-    weights = torch.quantize_per_tensor(signs.to(torch.float32), 1.0, 0, torch.qint8).contiguous(memory_format=LAST)
-    first = torch.quantize_per_tensor(codes.to(torch.float32).contiguous(memory_format=LAST), 1.0, 0, torch.quint8)
-    packed = torch.ops.quantized.conv2d_prepack(weights, None, [1, 1], [1, 1], [1, 1], 1)
+def prepare(build: Build, values: Values) -> Contender:
+    """One layer, and all of them, both checked."""
+    length = len(values.signs)
+    short, long = build(values, 1), build(values, length)
+    check(short, values, 1)
+    check(long, values, length)
+    return Contender(short=short.run, long=long.run, layers=length - 1)
 
-    def run(layers: int = length, images: int = len(codes)) -> torch.Tensor:
-        values = first[:images]
-        with torch.inference_mode():
-            for _ in range(layers):
-                values = torch.ops.quantized.conv2d_relu(values, packed, scale, 0)
-        return values
 
-    expected = (functional.relu(exact) / scale).round().clamp(0, 255)
-    error = (run(1, 1).int_repr().to(torch.float64) - expected).abs().max()
-    assert error <= 1, f"int8 is off by {error} codes on {codes.shape[1]} channels"
-    return run
+def prepare_fastest(builds: Mapping[str, Build], values: Values) -> Contender:
+    """The fastest of several builds of one rival; raises the last error where none works."""
+    found: list[Contender] = []
+    failed: Exception | None = None
+    for build in builds.values():
+        try:
+            found.append(prepare(build, values))
+        except Exception as error:  # whatever a rival raises
+            failed = error
+    if not found:
+        assert failed is not None
+        raise failed
+    return (
+        found[0]
+        if len(found) == 1
+        else min(found, key=lambda contender: min(timed(contender.long), timed(contender.long)))
+    )
+
+
+def rivals(layer: Layer, length: int, batch: int) -> tuple[dict[str, Contender], dict[str, str]]:
+    """Every rival that is installed on a chain `length` layers longer than one, and the errors of those that failed."""
+    values = Values.make(layer, length + 1, batch)
+    found: dict[str, Contender] = {}
+    errors: dict[str, str] = {}
+    for package, module in MODULES.items():
+        if find_spec(package) is None:
+            continue
+        try:
+            builds: Mapping[str, Mapping[str, Build]] = import_module(module).BUILDS
+        except Exception as error:  # an installation that is broken
+            errors[package] = one_line(error)
+            continue
+        for name, ways in builds.items():
+            try:
+                found[name] = prepare_fastest(ways, values)
+            except Exception as error:  # whatever a rival raises
+                errors[name] = one_line(error)
+    return found, errors

@@ -44,6 +44,7 @@ from bnhw.program import Convolve, Program, Tensor
 from bnhw.threshold_constants import Line, Rounding, find_thresholds
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))  # scripts import one another
 CHECKS = (ROOT / "docs" / "cross-checks.md").read_text()
 DATA = Path(__file__).parents[2] / "shared" / "data"
 TFC, MNIST = DATA / "qonnx" / "TFC_1W1A.onnx", DATA / "mnist.npz"

@@ -1,0 +1,82 @@
+"""What this machine's instructions can do at most, measured, and what it is."""
+
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from chains import Layer
+
+from bnhw.kernels.permission import tile_configuration
+from bnhw.kernels.select import (
+    FUSED_CHOICES,
+    counted_planes,
+    fused_choice,
+    host_features,
+    missing_for,
+    runnable_choices,
+)
+from bnhw.plan_memory import aligned_bytes
+
+PACKAGES = ("numpy", "numba", "llvmlite", "torch", "onnx", "onnxruntime", "openvino")
+
+
+def measure_peaks(seconds: float = 0.5) -> Mapping[str, float]:
+    """Giga-MAC per second of an instruction on data in the first cache: "amx", "vnni", and "words", counting one plane.
+
+    Of those that the machine has; 0 for others.
+    """
+    from bnhw.kernels.fused import peak  # noqa: PLC0415  (slow to import)
+
+    memory = aligned_bytes(1 << 14)
+    data, tiles = memory.ctypes.data, tile_configuration()
+    steps = 200_000
+    loops: dict[str, tuple[int, Callable[[], None]]] = {
+        "words": (peak.COUNTED_BITS, lambda: peak.count_repeatedly(data, steps)),
+    }
+    if not missing_for("vnni"):
+        loops["vnni"] = (peak.MULTIPLIED_BYTES, lambda: peak.dot_repeatedly(data, steps))
+    if not missing_for("amx"):
+        loops["amx"] = (4 * 16 * 16 * 64, lambda: peak.multiply_repeatedly(tiles.ctypes.data, data, steps))
+    peaks = {"amx": 0.0, "vnni": 0.0}
+    for name, (macs, loop) in loops.items():
+        loop()  # compiled now
+        best, end = float("inf"), time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            start = time.perf_counter()
+            loop()
+            best = min(best, time.perf_counter() - start)
+        peaks[name] = macs * steps / best / 1e9
+    return peaks
+
+
+def share_of_peak(layer: Layer, kernel: str, rate: float, peaks: Mapping[str, float]) -> float | None:
+    """The rate over that of the instruction which does the work, or None where that is not measured."""
+    if kernel in {"xnor", "bit_serial"}:
+        return rate * layer.bits / peaks["words"]
+    if kernel in FUSED_CHOICES and layer.bits * layer.lanes_per_channel <= counted_planes(kernel):
+        return rate * layer.bits / peaks["words"]
+    return rate / peaks[kernel] if peaks.get(kernel) else None
+
+
+def describe_machine() -> Mapping[str, Any]:
+    """Processors, CPU features by LLVM's names, kernels that run, versions."""
+    return {
+        "machine": platform.machine(),
+        "processors": os.cpu_count(),
+        "usable_processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "features": sorted(host_features()),
+        "runnable": runnable_choices(),
+        "auto": fused_choice("auto"),
+        "python": platform.python_version(),
+        "versions": {name: found for name in PACKAGES if (found := _version(name))},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
