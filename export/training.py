@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from bnhw.errors import BadInput, TrainingDiverged
 from bnhw.export.augmentation import augment, centre_crop
+from bnhw.export.cuda_graphs import Replay
 from bnhw.export.optimisers import build_optimiser, set_rate
 from bnhw.export.predictions import Score, evaluate, reestimate_batch_norm
 from bnhw.export.recipes import Recipe, spread_seed
@@ -153,6 +154,7 @@ class _Run:
         self.device = _find_device(device)
         self.precision = _find_precision(precision, self.device)
         self.optimiser = build_optimiser(model, recipe)
+        self.replay = Replay(model, self.device, self.autocast)
         self.train = self._set(data.train_images, data.train_labels)
         self.test = self._set(data.test_images, data.test_labels)
         self.validation: _Set | None = None
@@ -170,8 +172,9 @@ class _Run:
             labels=torch.tensor(labels.astype(np.int64)).to(place),
         )
 
-    def autocast(self) -> AbstractContextManager[object]:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+    def autocast(self, cached: bool = True) -> AbstractContextManager[object]:
+        enabled = self.precision == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled, cache_enabled=cached)
 
     def labelled_batches(self, *purpose: object) -> Iterator[tuple[Tensor, Tensor]]:
         """Augmented batches of one epoch in random order; the purpose decides every random number."""
@@ -228,8 +231,7 @@ class _Run:
         """Learn from one batch; its mean loss and the number of images that had the right class before."""
         recipe = self.recipe
         set_rate(self.optimiser, recipe.schedule.rate((epoch * self.steps + step) / (recipe.epochs * self.steps)))
-        with self.autocast():
-            logits = self.model(images)
+        logits = self.replay(images)
         loss = functional.cross_entropy(logits.float(), labels)
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch's own

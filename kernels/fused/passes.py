@@ -55,10 +55,10 @@ PASS_ROWS = 2 * LANES
 
 Work: TypeAlias = tuple[int, int, int, int, int, int, int, int, int, int, int, int, int, int]
 """Whatever a pass needs but the places of its two tiles: (operation's kind, chunks 1 or 2, address of the first one's
-constants, address of the sums, low bits that a requantise step multiplies apart; of the codes bytes of an element, bias,
-shift, bytes from pixel to pixel, bytes from row to row besides these, pixels of a row; addresses of the first pixels of
-the tensor that is added and of the stored sum, 0 where it is not stored, both with elements of 2 bytes; address of the
-counter of clamped sums)."""
+constants, address of the sums, low bits that a requantise step multiplies apart; of the codes bytes of an element,
+bias, shift, bytes from pixel to pixel, bytes from row to row besides these, pixels of a row; addresses of the first
+pixels of the tensor that is added and of the stored sum, 0 where it is not stored, both with elements of 2 bytes;
+address of the counter of clamped sums)."""
 
 Start: TypeAlias = tuple[int, int, int, int]
 """Of one tile: address of the codes, byte offset in tensors of 2-byte elements, pixels left in its row, pixels."""
@@ -138,36 +138,58 @@ def requantise_and_store(work: Work, places: tuple[int, int, int, int, int]) -> 
     places: the first row's sums, rows, and what `Progress` says behind its first number; returned as they are behind
     the last row.
     """
-    _, chunks, own, _, low_bits, size, bias, shift, pitch, skip, width, _, _, _ = work
+    _, chunks, _, _, low_bits, size, _, _, pitch, skip, width, _, _, _ = work
     sums, rows, address, wide, left = places
-    other = own + (REQUANTISE_BYTES if chunks == 2 else 0)
+    while rows > 0:
+        run = min(rows, left)
+        if chunks == 2 and size == 1 and low_bits == 0:
+            store_pairs_of_codes(work, sums, run, address)
+        else:
+            for part in range(chunks):
+                store_codes(work, part, sums, run, address)
+        sums, rows, left = sums + 64 * run, rows - run, left - run
+        address += run * pitch
+        if left == 0:
+            address, left = address + skip, width
+    return address, wide, left
+
+
+@inline_always
+def store_pairs_of_codes(work: Work, sums: int, rows: int, address: int) -> None:
+    """Some pixels of two chunks as codes of 1 byte: the commonest case."""
+    _, _, own, _, _, _, bias, shift, pitch, _, _, _, _, _ = work
     low, high, factor = load_sums(own), load_sums(own + 64), load_sums(own + 128)
-    offset, places_right = load_sums(own + 192), load_sums(own + 256)
+    offset, right = load_sums(own + 192), load_sums(own + 256)
+    other = own + REQUANTISE_BYTES
     other_low, other_high, other_factor = load_sums(other), load_sums(other + 64), load_sums(other + 128)
     other_offset, other_right = load_sums(other + 192), load_sums(other + 256)
     is_moved = bias != 0 or shift != 0
     for row in range(rows):
         at = sums + 64 * row
-        one = requantise(load_sums(at), low, high, factor, offset, places_right, low_bits)
+        one = requantise(load_sums(at), low, high, factor, offset, right, 0)
         two = load_sums(at + TILE_BYTES)
-        two = requantise(two, other_low, other_high, other_factor, other_offset, other_right, low_bits)
+        two = requantise(two, other_low, other_high, other_factor, other_offset, other_right, 0)
         if is_moved:
             one = shift_left(subtract(one, spread(bias)), spread(shift))
             two = shift_left(subtract(two, spread(bias)), spread(shift))
-        if size == 1 and chunks == 2:
-            store_paired_bytes(address, one, two)
-        elif size == 1:
-            store_bytes(address, one)
+        store_paired_bytes(address + row * pitch, one, two)
+
+
+@inline
+def store_codes(work: Work, part: int, sums: int, rows: int, address: int) -> None:
+    """Some pixels of one chunk as codes of 1 or 2 bytes."""
+    _, _, own, _, low_bits, size, bias, shift, pitch, _, _, _, _, _ = work
+    own += part * REQUANTISE_BYTES
+    low, high, factor = load_sums(own), load_sums(own + 64), load_sums(own + 128)
+    offset, right = load_sums(own + 192), load_sums(own + 256)
+    for row in range(rows):
+        at = sums + part * TILE_BYTES + 64 * row
+        codes = requantise(load_sums(at), low, high, factor, offset, right, low_bits)
+        place = address + row * pitch + part * LANES * size
+        if size == 1:
+            store_bytes(place, shift_left(subtract(codes, spread(bias)), spread(shift)))
         else:
-            store_shorts(address, one)
-            if chunks == 2:
-                store_shorts(address + 2 * LANES, two)
-        address += pitch
-        left -= 1
-        if left == 0:
-            address += skip
-            left = width
-    return address, wide, left
+            store_shorts(place, codes)
 
 
 @inline
