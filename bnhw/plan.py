@@ -51,7 +51,7 @@ def make_plan(program: Program, *, store_all: bool = False, most_planes: int = 0
     """Plan a well-formed program. With `store_all`, every tensor keeps a place of its own.
 
     most_planes: see `bnhw.plan_words.choose_words`. by_channel: whether the interpreter knows convolutions of one
-    channel each; else these are multiplied with weights of 0 for all others.
+    channel each, and of few; else these are multiplied with weights of 0 for all others.
     """
     steps = order_steps(program, store_all=store_all)
     words = choose_words(program, most_planes)

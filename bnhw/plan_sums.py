@@ -18,6 +18,7 @@ from bnhw.plan_convolution import (
     order_weights,
     read_tensor,
 )
+from bnhw.plan_few import is_few, list_few_offsets, order_few
 from bnhw.plan_order import TailOperation
 from bnhw.plan_records import Records
 from bnhw.plan_storage import Area, Place, panel_of
@@ -49,6 +50,8 @@ def write_convolve(records: Records, convolve: Convolve, tail: Tail, *, by_chann
         _write_counting(records, convolve, tail)
     elif by_channel and is_depthwise(records.program, convolve):
         _write_depthwise(records, convolve, tail)
+    elif by_channel and is_few(records.program, convolve):
+        _write_few(records, convolve, tail)
     else:
         _write_multiplying(records, convolve, tail)
 
@@ -88,6 +91,24 @@ def _write_depthwise(records: Records, convolve: Convolve, tail: Tail) -> None:
     starts = start_sums(weights, place.form.fill[0])
     kept = _keep(records, order_channels(weights), fields.WEIGHT_CHANNELS, starts)
     record[fields.C_WEIGHTS : fields.C_STARTS + 1] = kept
+    record[fields.C_PLANES] = 1
+    records.offsets.append((records.write(record) + fields.C_SOURCE, area))
+
+
+def _write_few(records: Records, convolve: Convolve, tail: Tail) -> None:
+    """A convolution of few channels each."""
+    place, area = records.layout.place(convolve.inputs[0])
+    weights = records.program.weights_of(convolve)
+    size = records.program.tensor[convolve.output].shape[:2]
+    offsets = list_few_offsets(place.form, weights.shape, convolve.groups)
+    reading = read_tensor(place.form, place.offset, (), convolve.window, size, gather=False)
+    steps = len(offsets[0])
+    record = _convolve_record(records, convolve, tail, replace(reading, offsets=offsets[0]), ((0, steps, 0),))
+    taps = [number for of_chunk in offsets for offset, pitch in of_chunk for number in (offset, pitch, 0)]
+    record[fields.C_TAPS : fields.C_TAPS_STRIDE + 1] = [records.append([*taps, 0, 0, 0]), 2 * 3 * steps]
+    kind = fields.WEIGHT_FEW_SIGNS if convolve.weight_bits == 1 else fields.WEIGHT_FEW
+    starts = start_sums(weights, place.form.fill[0])
+    record[fields.C_WEIGHTS : fields.C_STARTS + 1] = _keep(records, order_few(weights, convolve.groups), kind, starts)
     record[fields.C_PLANES] = 1
     records.offsets.append((records.write(record) + fields.C_SOURCE, area))
 
