@@ -11,6 +11,7 @@ from llvmlite import ir
 from numba import intp
 from numba import types as nb
 
+from bnhw.kernels.fused.counts import block_of
 from bnhw.kernels.fused.fields import FEW_QUADS, TILE_BYTES
 from bnhw.kernels.fused.vectors import I16, I32, LINE, PLAIN, broadcast, load_at, store_at
 from bnhw.kernels.jit import inline, intrinsic
@@ -129,5 +130,6 @@ def _widen(builder: Any, pairs: Any) -> Any:
     return builder.add(builder.ashr(builder.shl(words, sixteen), sixteen), builder.ashr(words, sixteen))
 
 
-METHOD = (ROWS, multiply_signs, multiply_bytes, multiply_few_signs, multiply_few_bytes)
+COUNTS = block_of(4, 1), block_of(4, 1)
+METHOD = (ROWS, multiply_signs, multiply_bytes, multiply_few_signs, multiply_few_bytes, *COUNTS)
 """See `bnhw.kernels.fused.rows`."""

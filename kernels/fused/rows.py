@@ -3,7 +3,7 @@
 `run_vnni`, `run_avx2` and `run_portable` differ in the method that they hand in: the number of rows, and what
 multiplies weights of +1 and -1, or of any int8; then the same of few channels (`bnhw.kernels.fused.few`). The first
 two take (slot, pixels, stride, panel) and add one step's products to those rows of both chunks of a slot; pixels are
-`stride` bytes apart.
+`stride` bytes apart. Last come the counts of a block and of a narrower one (`bnhw.kernels.fused.counts`).
 """
 
 from typing import Any
@@ -86,6 +86,39 @@ def multiply_steps(
 
 
 @inline
+def add_products(
+    table: Table,
+    at: int,
+    tile: int,
+    slot: int,
+    first: int,
+    end: int,
+    taps: int,
+    source: int,
+    weights: int,
+    panel: int,
+    outputs: int,
+    method: Any,
+) -> None:
+    """Steps first..end of two tiles, as the weights of the convolution lie."""
+    kind, pitch, planes = table[at + C_BINARY], table[at + C_PITCH], table[at + C_PLANES]
+    rows, signs, any_bytes, few_signs, few_bytes, _, _ = method
+    if kind == WEIGHT_BITS:
+        multiply_steps(table, taps, source, pitch, tile, first, end, panel, slot, rows, signs)
+    elif kind == WEIGHT_BYTES:
+        multiply_steps(table, taps, source, pitch, tile, first, end, weights, slot, rows, any_bytes)
+    elif kind == WEIGHT_CHANNELS:
+        multiply_channels(table, taps, source, pitch, tile, first, end, weights, slot, outputs)
+    elif kind == WEIGHT_FEW:
+        multiply_few(table, taps, source, pitch, tile, end, weights, slot, outputs, rows, few_bytes)
+    elif kind == WEIGHT_FEW_SIGNS:
+        multiply_few(table, taps, source, pitch, tile, end, weights, slot, outputs, rows, few_signs)
+    else:
+        bipolar = kind == WEIGHT_WORDS_BIPOLAR
+        count_steps(table, taps, source, pitch, tile, first, end, weights, slot, planes, bipolar, outputs, method)
+
+
+@inline
 def convolve_group(
     table: Table,
     at: int,
@@ -100,15 +133,14 @@ def convolve_group(
     is_first: whether the weights are to be expanded, not yet done for another image.
     """
     constants, arena, _, _, sums, panel = memory
-    rows, multiply_signs, multiply_bytes, multiply_few_signs, multiply_few_bytes = method
     taps = table[at + C_TAPS] + chunk // 2 * table[at + C_TAPS_STRIDE]
-    steps, chunks, pitch = table[at + C_STEPS], table[at + C_CHUNKS], table[at + C_PITCH]
+    steps, chunks = table[at + C_STEPS], table[at + C_CHUNKS]
     kind = table[at + C_BINARY]
     step_bytes = PANEL_BYTES if kind == WEIGHT_BYTES else STEP_WORDS_BYTES
     step_bytes = STEP_CHANNELS_BYTES if kind == WEIGHT_CHANNELS else step_bytes
     step_bytes = 2 * FEW_BYTES if kind in (WEIGHT_FEW, WEIGHT_FEW_SIGNS) else step_bytes
     weights = constants + table[at + C_WEIGHTS] + chunk // 2 * steps * step_bytes
-    planes, outputs = table[at + C_PLANES], min(LANES * (chunks - chunk), 2 * LANES)
+    outputs = min(LANES * (chunks - chunk), 2 * LANES)
     source = arena + table[at + C_SOURCE]
     starts = constants + table[at + C_STARTS] + chunk * 64
     end = min(group + table[at + C_GROUP], table[at + C_TILE_COUNT])
@@ -130,19 +162,7 @@ def convolve_group(
                 fill_slot(slot, starts)
             elif table[bounds + 2]:
                 shift_sums(slot, starts + plane * ((chunks + 1) // 2) * 128)
-            if kind == WEIGHT_BITS:
-                multiply_steps(table, taps, source, pitch, tile, first, last, panel, slot, rows, multiply_signs)
-            elif kind == WEIGHT_BYTES:
-                multiply_steps(table, taps, source, pitch, tile, first, last, weights, slot, rows, multiply_bytes)
-            elif kind == WEIGHT_CHANNELS:
-                multiply_channels(table, taps, source, pitch, tile, first, last, weights, slot, outputs)
-            elif kind == WEIGHT_FEW:
-                multiply_few(table, taps, source, pitch, tile, last, weights, slot, outputs, rows, multiply_few_bytes)
-            elif kind == WEIGHT_FEW_SIGNS:
-                multiply_few(table, taps, source, pitch, tile, last, weights, slot, outputs, rows, multiply_few_signs)
-            else:
-                is_bipolar = kind == WEIGHT_WORDS_BIPOLAR
-                count_steps(table, taps, source, pitch, tile, first, last, weights, slot, planes, is_bipolar, outputs)
+            add_products(table, at, tile, slot, first, last, taps, source, weights, panel, outputs, method)
             if stage == table[at + C_STAGE_COUNT] - 1:
                 finish_sums(table, at, memory, chunk, tile, slot)
 

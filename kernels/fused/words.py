@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
 from numba import intp
-from numba import types as nb
 
+from bnhw.kernels.fused.counts import count_step, double_counts, subtract_counts
 from bnhw.kernels.fused.fields import (
     BLOCK,
     K_FIRST,
@@ -32,37 +31,19 @@ from bnhw.kernels.fused.fields import (
     TILE_BYTES,
     TILE_FIELDS,
 )
-from bnhw.kernels.fused.vectors import I32, LINE, load_at, load_sums, load_wide, store_at, store_sums, store_wide
+from bnhw.kernels.fused.vectors import LINE, load_at, load_sums, load_wide, store_sums, store_wide
 from bnhw.kernels.jit import inline, intrinsic
-from bnhw.kernels.vectors import BYTES, WORDS, Generator, add_popcount_xor, double, gather_bit, zero_words
+from bnhw.kernels.vectors import BYTES, Generator, gather_bit
 
 Table = npt.NDArray[np.int64]
-ROWS = 4
-"""Pixels at once."""
-
-
-@intrinsic
-def load_output_words(typing: Any, address: Any) -> Generator:
-    """One word of eight outputs."""
-    return WORDS(intp), lambda context, builder, signature, values: load_at(builder, WORDS.ir_type, values[0])
+STRIP = 128
+"""Pixels of which one plane after the other is packed, while they are in the first cache."""
 
 
 @intrinsic
 def load_line(typing: Any, address: Any) -> Generator:
     """Sixty-four bytes."""
     return BYTES(intp), lambda context, builder, signature, values: load_at(builder, LINE, values[0])
-
-
-@intrinsic
-def subtract_counts(typing: Any, sums: Any, counts: Any) -> Generator:
-    """Eight counts from eight int32 at an address."""
-
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        eight = ir.VectorType(I32, 8)
-        store_at(builder, builder.sub(load_at(builder, eight, values[0]), builder.trunc(values[1], eight)), values[0])
-        return context.get_dummy_value()
-
-    return nb.void(intp, WORDS), generate
 
 
 @inline
@@ -76,12 +57,12 @@ def pack_words(table: Table, step: int, arena: int) -> None:
         pitch = BLOCK if block < table[source + T_BLOCKS] else table[source + T_LAST]
         lanes = min(channels - block * BLOCK, BLOCK)
         mask = np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(BLOCK - lanes)
-        for _ in range(pixels):
-            codes = load_line(address)
+        for start in range(0, pixels, STRIP):
             for plane in range(planes):
-                store_wide(target, np.int64(gather_bit(codes, first + plane) & mask))
-                target += 8
-            address += pitch
+                for pixel in range(start, min(start + STRIP, pixels)):
+                    word = gather_bit(load_line(address + pixel * pitch), first + plane)
+                    store_wide(target + 8 * (pixel * planes + plane), np.int64(word & mask))
+        target += 8 * pixels * planes
 
 
 @inline
@@ -112,20 +93,31 @@ def count_steps(
     planes: int,
     is_bipolar: bool,
     outputs: int,
+    method: Any,
 ) -> None:
-    """Steps first..end of two tiles, four pixels and eight of at most 32 outputs after the other."""
+    """Steps first..end of two tiles and at most 32 outputs, block by block; the last block of a tile may be narrower.
+
+    method: see `bnhw.kernels.fused.rows`.
+    """
+    _, _, _, _, _, zero_block, zero_narrow = method
+    pixels, narrow, width = len(zero_block()), len(zero_narrow()), 8 * len(zero_block()[0])
     pixel = 8 * planes
+    stride = pitch * pixel
     for half in range(2):
-        start = source + table[tile + half * TILE_FIELDS] * pixel
-        for row in range(0, table[tile + half * TILE_FIELDS + 3], ROWS):
-            at = start + row * pitch * pixel
-            for output in range(0, outputs, 8):
+        start, count = source + table[tile + half * TILE_FIELDS] * pixel, table[tile + half * TILE_FIELDS + 3]
+        for row in range(0, count, pixels):
+            at = start + row * stride
+            for output in range(0, outputs, width):
                 sums = slot + (2 * half + output // 16) * TILE_BYTES + 64 * row + 4 * (output % 16)
-                count_planes(table, taps, at, pitch * pixel, first, end, weights + 8 * output, sums, planes, is_bipolar)
+                own = weights + 8 * output
+                if count - row > narrow:
+                    count_block(table, taps, at, stride, first, end, own, sums, planes, is_bipolar, zero_block)
+                else:
+                    count_block(table, taps, at, stride, first, end, own, sums, planes, is_bipolar, zero_narrow)
 
 
 @inline
-def count_planes(
+def count_block(
     table: Table,
     taps: int,
     source: int,
@@ -136,21 +128,14 @@ def count_planes(
     sums: int,
     planes: int,
     is_bipolar: bool,
+    zero: Any,
 ) -> None:
-    """All planes of four pixels, `stride` bytes apart."""
-    total0 = total1 = total2 = total3 = zero_words()
+    """All planes of some pixels, `stride` bytes apart, and some outputs."""
+    totals = zero()
     for plane in range(planes - 1, -1, -1):
-        total0, total1, total2, total3 = double(total0), double(total1), double(total2), double(total3)
+        if plane < planes - 1:
+            totals = double_counts(totals)
         for step in range(first, end):
             at = source + table[taps + 3 * step] + 8 * plane
-            words = load_output_words(weights + STEP_WORDS_BYTES * step)
-            total0 = add_popcount_xor(total0, words, load_wide(at))
-            total1 = add_popcount_xor(total1, words, load_wide(at + stride))
-            total2 = add_popcount_xor(total2, words, load_wide(at + 2 * stride))
-            total3 = add_popcount_xor(total3, words, load_wide(at + 3 * stride))
-    if is_bipolar:
-        total0, total1, total2, total3 = double(total0), double(total1), double(total2), double(total3)
-    subtract_counts(sums, total0)
-    subtract_counts(sums + 64, total1)
-    subtract_counts(sums + 128, total2)
-    subtract_counts(sums + 192, total3)
+            totals = count_step(totals, weights + STEP_WORDS_BYTES * step, at, stride)
+    subtract_counts(sums, totals, 1 if is_bipolar else 0)
