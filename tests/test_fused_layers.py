@@ -91,6 +91,8 @@ LAYERS = (
     Layer(size=(6, 5), channels=100, outputs=16, codes=ONE, pads=(0, 2, 1, 0)),
     Layer(size=(3, 3), channels=320, outputs=17, codes=BIPOLAR, pads=(2, 2, 2, 2)),
     Layer(size=(11, 40), channels=120, outputs=33, codes=BIPOLAR, stride=(1, 2), kernel=(5, 3), pads=(2, 1, 2, 1)),
+    Layer(size=(5, 11), channels=704, outputs=40, codes=BIPOLAR),
+    Layer(size=(5, 11), channels=704, outputs=40, codes=TWO),
     Layer(size=(7, 7), channels=256, outputs=10, kernel=(1, 1), pads=(0, 0, 0, 0), codes=BIPOLAR),
     Layer(size=(16, 16), channels=64, outputs=64, codes=SIGNED),
     Layer(size=(9, 9), channels=33, outputs=64, codes=SIGNED, pads=(2, 0, 1, 2)),

@@ -73,21 +73,42 @@ def count_step(typing: Any, totals: Any, weights: Any, source: Any, stride: Any)
 
 
 @intrinsic
-def subtract_counts(typing: Any, sums: Any, totals: Any, shift: Any) -> Generator:
-    """Counts, times 2 to some power, from the int32 of each pixel and output: 64 bytes from one pixel to the next."""
+def store_differences(typing: Any, sums: Any, totals: Any, shift: Any, starts: Any, stride: Any) -> Generator:
+    """Int32 of each pixel and output minus its count, which is shifted left before; pixels of sums are 64 bytes apart.
+
+    starts, stride: where the first pixel's int32 to subtract from are, and how far away those of the next.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        sums, counts, shift = values
-        lanes = 8 * len(totals[0])
-        shifts = broadcast(builder, builder.trunc(shift, I32), lanes)
-        for pixel in range(len(totals)):
-            vectors = [builder.extract_value(counts, (pixel, vector)) for vector in range(len(totals[0]))]
-            narrow = builder.shl(_low_halves(builder, vectors), shifts)
-            before = load_at(builder, narrow.type, sums, 64 * pixel)
-            store_at(builder, builder.sub(before, narrow), sums, 64 * pixel)
+        *block, starts, stride = values
+        places = [builder.add(starts, builder.mul(stride, I64(pixel))) for pixel in range(len(totals))]
+        _store_differences(builder, totals, block, places)
         return context.get_dummy_value()
 
-    return nb.void(intp, totals, intp), generate
+    return nb.void(intp, totals, intp, intp, intp), generate
+
+
+@intrinsic
+def store_differences_by_class(typing: Any, sums: Any, totals: Any, shift: Any, starts: Any, classes: Any) -> Generator:
+    """The same from where each pixel's class, an int64 of bytes from `starts` on, says."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        *block, starts, classes = values
+        own = [load_at(builder, I64, classes, 8 * pixel) for pixel in range(len(totals))]
+        _store_differences(builder, totals, block, [builder.add(starts, of_class) for of_class in own])
+        return context.get_dummy_value()
+
+    return nb.void(intp, totals, intp, intp, intp), generate
+
+
+def _store_differences(builder: Any, block_type: Any, block: list[Any], places: list[Any]) -> None:
+    sums, counts, shift = block
+    vectors = range(len(block_type[0]))
+    shifts = broadcast(builder, builder.trunc(shift, I32), 8 * len(vectors))
+    for pixel, place in enumerate(places):
+        words = [builder.extract_value(counts, (pixel, vector)) for vector in vectors]
+        narrow = builder.shl(_low_halves(builder, words), shifts)
+        store_at(builder, builder.sub(load_at(builder, narrow.type, place), narrow), sums, 64 * pixel)
 
 
 def _low_halves(builder: Any, vectors: list[Any]) -> Any:

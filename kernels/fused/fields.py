@@ -55,7 +55,7 @@ T_FIELDS = 12
     C_TAIL_COUNT,
     C_WIDTH,  # of the result
     C_PLANES,  # of bytes, or of bits where bits are counted
-    C_CLASSES,  # constants: int64 class of each pixel of the result; then C_STARTS is [classes][chunks][16]
+    C_CLASSES,  # constants: int64 of each pixel of the result, bytes in C_STARTS, then [classes][chunks][16]
 ) = range(20)
 C_FIELDS = 20
 WEIGHT_BYTES, WEIGHT_BITS, WEIGHT_WORDS, WEIGHT_WORDS_BIPOLAR, WEIGHT_CHANNELS, WEIGHT_FEW, WEIGHT_FEW_SIGNS = range(7)

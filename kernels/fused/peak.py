@@ -5,7 +5,7 @@ from typing import Any
 from numba import int64
 
 from bnhw.kernels.fused.amx import configure, multiply_step, release
-from bnhw.kernels.fused.counts import load_outputs, subtract_counts
+from bnhw.kernels.fused.counts import load_outputs, store_differences
 from bnhw.kernels.fused.vectors import load_sums, load_wide, store_sums
 from bnhw.kernels.fused.vnni import dot_bytes
 from bnhw.kernels.jit import entry, intrinsic
@@ -45,7 +45,7 @@ def count_repeatedly(data: int, steps: int) -> None:
         total4, total5 = add_popcount_xor(total4, words, e), add_popcount_xor(total5, words, f)
         total6, total7 = add_popcount_xor(total6, words, g), add_popcount_xor(total7, words, h)
     for at, total in enumerate((total0, total1, total2, total3, total4, total5, total6, total7)):
-        subtract_counts(data + 1024 + 32 * at, ((total,),), 0)
+        store_differences(data + 1024 + 32 * at, ((total,),), 0, data + 1024 + 32 * at, 0)
 
 
 @entry(int64, int64)

@@ -48,11 +48,12 @@ from bnhw.kernels.fused.fields import (
     WEIGHT_CHANNELS,
     WEIGHT_FEW,
     WEIGHT_FEW_SIGNS,
+    WEIGHT_WORDS,
     WEIGHT_WORDS_BIPOLAR,
 )
 from bnhw.kernels.fused.interpreter import Batch, Memory, Table, finish_sums, run_for_images
 from bnhw.kernels.fused.panels import expand_panel, fill_slot, shift_sums
-from bnhw.kernels.fused.words import count_steps, fill_by_class, pack_words
+from bnhw.kernels.fused.words import count_steps, pack_words
 from bnhw.kernels.jit import inline
 
 
@@ -89,19 +90,20 @@ def multiply_steps(
 def add_products(
     table: Table,
     at: int,
+    memory: Memory,
     tile: int,
     slot: int,
     first: int,
     end: int,
     taps: int,
-    source: int,
     weights: int,
-    panel: int,
+    starts: int,
     outputs: int,
     method: Any,
 ) -> None:
     """Steps first..end of two tiles, as the weights of the convolution lie."""
-    kind, pitch, planes = table[at + C_BINARY], table[at + C_PITCH], table[at + C_PLANES]
+    constants, arena, _, _, _, panel = memory
+    kind, source, pitch = table[at + C_BINARY], arena + table[at + C_SOURCE], table[at + C_PITCH]
     rows, signs, any_bytes, few_signs, few_bytes, _, _ = method
     if kind == WEIGHT_BITS:
         multiply_steps(table, taps, source, pitch, tile, first, end, panel, slot, rows, signs)
@@ -114,8 +116,10 @@ def add_products(
     elif kind == WEIGHT_FEW_SIGNS:
         multiply_few(table, taps, source, pitch, tile, end, weights, slot, outputs, rows, few_signs)
     else:
-        bipolar = kind == WEIGHT_WORDS_BIPOLAR
-        count_steps(table, taps, source, pitch, tile, first, end, weights, slot, planes, bipolar, outputs, method)
+        planes, width = table[at + C_PLANES], table[at + C_WIDTH]
+        classes = constants + table[at + C_CLASSES] if kind == WEIGHT_WORDS_BIPOLAR else 0
+        before = (starts, classes, width)
+        count_steps(table, taps, source, pitch, tile, first, end, weights, slot, planes, outputs, before, method)
 
 
 @inline
@@ -132,7 +136,7 @@ def convolve_group(
 
     is_first: whether the weights are to be expanded, not yet done for another image.
     """
-    constants, arena, _, _, sums, panel = memory
+    constants, _, _, _, sums, panel = memory
     taps = table[at + C_TAPS] + chunk // 2 * table[at + C_TAPS_STRIDE]
     steps, chunks = table[at + C_STEPS], table[at + C_CHUNKS]
     kind = table[at + C_BINARY]
@@ -141,7 +145,7 @@ def convolve_group(
     step_bytes = 2 * FEW_BYTES if kind in (WEIGHT_FEW, WEIGHT_FEW_SIGNS) else step_bytes
     weights = constants + table[at + C_WEIGHTS] + chunk // 2 * steps * step_bytes
     outputs = min(LANES * (chunks - chunk), 2 * LANES)
-    source = arena + table[at + C_SOURCE]
+    is_counted = kind in (WEIGHT_WORDS, WEIGHT_WORDS_BIPOLAR)  # counts are taken from what sums start from
     starts = constants + table[at + C_STARTS] + chunk * 64
     end = min(group + table[at + C_GROUP], table[at + C_TILE_COUNT])
     plane = 0
@@ -155,14 +159,11 @@ def convolve_group(
         for number in range(group, end, 2):
             tile = table[at + C_TILES] + number * TILE_FIELDS
             slot = sums + (number - group) // 2 * SLOT_BYTES
-            if stage == 0 and kind == WEIGHT_WORDS_BIPOLAR:
-                classes, width, class_bytes = table[at + C_CLASSES], table[at + C_WIDTH], (chunks + 1) // 2 * 128
-                fill_by_class(table, constants, classes, starts, class_bytes, tile, width, slot)
-            elif stage == 0:
+            if stage == 0 and not is_counted:
                 fill_slot(slot, starts)
             elif table[bounds + 2]:
                 shift_sums(slot, starts + plane * ((chunks + 1) // 2) * 128)
-            add_products(table, at, tile, slot, first, last, taps, source, weights, panel, outputs, method)
+            add_products(table, at, memory, tile, slot, first, last, taps, weights, starts, outputs, method)
             if stage == table[at + C_STAGE_COUNT] - 1:
                 finish_sums(table, at, memory, chunk, tile, slot)
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import intp
 
-from bnhw.kernels.fused.counts import count_step, double_counts, subtract_counts
+from bnhw.kernels.fused.counts import count_step, double_counts, store_differences, store_differences_by_class
 from bnhw.kernels.fused.fields import (
     BLOCK,
     K_FIRST,
@@ -31,9 +31,9 @@ from bnhw.kernels.fused.fields import (
     TILE_BYTES,
     TILE_FIELDS,
 )
-from bnhw.kernels.fused.vectors import LINE, load_at, load_sums, load_wide, store_sums, store_wide
+from bnhw.kernels.fused.vectors import LINE, load_at, store_wide
 from bnhw.kernels.jit import inline, intrinsic
-from bnhw.kernels.vectors import BYTES, Generator, gather_bit
+from bnhw.kernels.vectors import BYTES, Generator, gather_bit, load_word
 
 Table = npt.NDArray[np.int64]
 STRIP = 128
@@ -66,20 +66,6 @@ def pack_words(table: Table, step: int, arena: int) -> None:
 
 
 @inline
-def fill_by_class(
-    table: Table, constants: int, classes: int, starts: int, class_bytes: int, tile: int, width: int, slot: int
-) -> None:
-    """What the sums of each pixel of two tiles start from, by its class."""
-    for half in range(2):
-        at = tile + half * TILE_FIELDS
-        place = constants + classes + 8 * (table[at + 1] * width + table[at + 2])
-        for row in range(table[at + 3]):
-            own = starts + load_wide(place + 8 * row) * class_bytes
-            for chunk in range(2):
-                store_sums(slot + (2 * half + chunk) * TILE_BYTES + 64 * row, load_sums(own + 64 * chunk))
-
-
-@inline
 def count_steps(
     table: Table,
     taps: int,
@@ -91,29 +77,34 @@ def count_steps(
     weights: int,
     slot: int,
     planes: int,
-    is_bipolar: bool,
     outputs: int,
+    before: tuple[int, int, int],
     method: Any,
 ) -> None:
     """Steps first..end of two tiles and at most 32 outputs, block by block; the last block of a tile may be narrower.
 
+    before: what sums start from, of bipolar codes the classes of the result's pixels (else 0), and pixels of its rows.
     method: see `bnhw.kernels.fused.rows`.
     """
+    starts, classes, width = before
     _, _, _, _, _, zero_block, zero_narrow = method
-    pixels, narrow, width = len(zero_block()), len(zero_narrow()), 8 * len(zero_block()[0])
+    pixels, narrow, lanes = len(zero_block()), len(zero_narrow()), 8 * len(zero_block()[0])
     pixel = 8 * planes
     stride = pitch * pixel
     for half in range(2):
-        start, count = source + table[tile + half * TILE_FIELDS] * pixel, table[tile + half * TILE_FIELDS + 3]
+        of_tile = tile + half * TILE_FIELDS
+        start, count = source + table[of_tile] * pixel, table[of_tile + 3]
+        own = classes + 8 * (table[of_tile + 1] * width + table[of_tile + 2]) if classes else 0
         for row in range(0, count, pixels):
-            at = start + row * stride
-            for output in range(0, outputs, width):
+            for output in range(0, outputs, lanes):
                 sums = slot + (2 * half + output // 16) * TILE_BYTES + 64 * row + 4 * (output % 16)
-                own = weights + 8 * output
+                words = (weights + 8 * output, first, end)
+                own_starts = (starts + 4 * output, own + 8 * row if classes else 0)
+                at = start + row * stride
                 if count - row > narrow:
-                    count_block(table, taps, at, stride, first, end, own, sums, planes, is_bipolar, zero_block)
+                    count_block(table, taps, at, stride, words, sums, planes, own_starts, zero_block)
                 else:
-                    count_block(table, taps, at, stride, first, end, own, sums, planes, is_bipolar, zero_narrow)
+                    count_block(table, taps, at, stride, words, sums, planes, own_starts, zero_narrow)
 
 
 @inline
@@ -122,20 +113,29 @@ def count_block(
     taps: int,
     source: int,
     stride: int,
-    first: int,
-    end: int,
-    weights: int,
+    words: tuple[int, int, int],
     sums: int,
     planes: int,
-    is_bipolar: bool,
+    own_starts: tuple[int, int],
     zero: Any,
 ) -> None:
-    """All planes of some pixels, `stride` bytes apart, and some outputs."""
+    """All planes of some pixels, `stride` bytes apart, and some outputs.
+
+    words: address of the outputs' words, first step and end. own_starts: what the sums start from, and classes or 0.
+    """
+    weights, first, end = words
+    starts, classes = own_starts
     totals = zero()
     for plane in range(planes - 1, -1, -1):
         if plane < planes - 1:
             totals = double_counts(totals)
         for step in range(first, end):
-            at = source + table[taps + 3 * step] + 8 * plane
+            at = source + load_word(table, taps + 3 * step) + 8 * plane
             totals = count_step(totals, weights + STEP_WORDS_BYTES * step, at, stride)
-    subtract_counts(sums, totals, 1 if is_bipolar else 0)
+    shift = 1 if classes else 0
+    if first:
+        store_differences(sums, totals, shift, sums, 64)
+    elif classes:
+        store_differences_by_class(sums, totals, shift, starts, classes)
+    else:
+        store_differences(sums, totals, shift, starts, 0)
