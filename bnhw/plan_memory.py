@@ -8,7 +8,7 @@ import numpy as np
 
 from bnhw.dtypes import Array
 from bnhw.plan_order import Step
-from bnhw.plan_storage import Form, code_form, planes_form
+from bnhw.plan_storage import Area, Form, Place, Placing, code_form, place_tensors, planes_form
 from bnhw.plan_words import word_form, words_name
 from bnhw.program import Convolve, Program
 
@@ -113,3 +113,42 @@ def first_narrow(program: Program, steps: Sequence[Step]) -> int:
         if isinstance(step.main, Convolve) and math.prod(program.tensor[step.main.output].shape[:2]) > NARROW_PIXELS
     ]
     return wide[-1] + 1 if wide else 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """Where tensors lie: those of one image at a time, and those of each image of a group.
+
+    own_from: the first step that a group of images runs together.
+    """
+
+    forms: Mapping[str, Form]
+    own_from: int
+    shared: Placing
+    own: Placing
+
+    def place(self, name: str) -> tuple[Place, Area]:
+        """A tensor's place in its area."""
+        if name in self.own.places:
+            return self.own.places[name], Area.OWN
+        return self.shared.places[name], Area.SHARED
+
+    def planes_of(self, name: str) -> str | None:
+        """The name of the planes of a tensor's codes, if it has any."""
+        return planes_name(name) if planes_name(name) in self.forms else None
+
+
+def lay_out(program: Program, steps: tuple[Step, ...], words: Mapping[str, int], *, share: bool) -> Layout:
+    """Place every tensor; share: see `bnhw.plan_storage.place_tensors`."""
+    forms = list_forms(program, steps, words)
+    uses = list_uses(program, steps, forms, words)
+    own_from = first_narrow(program, steps)
+    names = {name for reads, writes in uses[1 + own_from :] for name in (*reads, *writes)}
+    shared = {name: form for name, form in forms.items() if name not in names}
+    own = {name: form for name, form in forms.items() if name in names}
+    return Layout(
+        forms=forms,
+        own_from=own_from,
+        shared=place_tensors(shared, uses, share=share),
+        own=place_tensors(own, uses, share=share),
+    )

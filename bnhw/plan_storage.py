@@ -138,10 +138,19 @@ class Fill:
     element: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placing:
+    """Places of tensors in an area, what they are filled with, and the bytes they take together."""
+
+    places: Mapping[str, Place]
+    fills: tuple[Fill, ...]
+    size_bytes: int
+
+
 def place_tensors(
     forms: Mapping[str, Form], uses: Sequence[tuple[Sequence[str], Sequence[str]]], *, share: bool = True
-) -> tuple[Mapping[str, Place], tuple[Fill, ...], int]:
-    """Places, what they are filled with, and the bytes they take together.
+) -> Placing:
+    """Give every tensor a place, one behind the other or where another lay.
 
     uses: of every step, the names it reads and writes; names without a form lie elsewhere. share: whether a place is
     given to another tensor after the last use of the one before.
@@ -165,7 +174,7 @@ def place_tensors(
         for name in dict.fromkeys((*reads, *writes)) if share else ():
             if last_use[name] == at and name in places:
                 free[places[name].form].append(places[name].offset)
-    return places, tuple(fills), end
+    return Placing(places=places, fills=tuple(fills), size_bytes=end)
 
 
 def _fills(form: Form, offset: int) -> list[Fill]:

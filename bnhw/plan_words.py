@@ -9,15 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from bnhw.dtypes import Array
-from bnhw.kernels.fused.fields import BLOCK
+from bnhw.kernels.fused.fields import BLOCK, LANES
 from bnhw.ops import Window
 from bnhw.plan_convolution import PAIR, Tap
 from bnhw.plan_storage import Form
 from bnhw.program import Convolve, Program
 
 WORD_BYTES = 8
-STAGE_WORDS = 48
-"""Most steps between which counts stay in registers."""
+STAGE_WORDS = 96
+"""Most steps between which counts stay in registers: so many steps' weights leave room in the first cache."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,9 +99,10 @@ def start_counts(weights: Array, zero: int, planes: int) -> Array:
 def start_bipolar_counts(
     weights: Array, window: Window, size: tuple[int, int], result: tuple[int, int]
 ) -> tuple[Array, Array]:
-    """int64 (classes, pairs * 32), what sums start from, and int64 (rows * columns), the class of each pixel.
+    """int64 (classes, pairs * 32), what sums start from, and int64 (rows * columns + 15), each pixel's place in it.
 
-    Pixels are of one class where the same taps lie in the border. size, result: pixels of the image and the result.
+    A place counts bytes of int32; tiles read on after the last pixel. Pixels are of one class where the same taps lie
+    in the border. size, result: pixels of the image and the result.
     """
     outputs, height, width, _ = weights.shape
     taps_inside = [
@@ -116,4 +117,6 @@ def start_bipolar_counts(
     ones = (weights > 0).reshape(outputs, -1).sum(axis=1, dtype=np.int64)
     of_taps = weights.sum(axis=3, dtype=np.int64).reshape(outputs, -1)
     starts = 2 * ones - patterns.astype(np.int64) @ of_taps.T
-    return np.pad(starts, ((0, 0), (0, -outputs % PAIR))), classes.reshape(-1).astype(np.int64)
+    padded = np.pad(starts, ((0, 0), (0, -outputs % PAIR)))
+    places = classes.reshape(-1).astype(np.int64) * padded.shape[1] * 4
+    return padded, np.pad(places, (0, LANES - 1))

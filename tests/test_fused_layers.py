@@ -13,7 +13,7 @@ from bnhw.dtypes import Array, IntegerType
 from bnhw.fused import FusedProgram
 from bnhw.kernels.fused import fields
 from bnhw.ops import Window
-from bnhw.plan import make_plan
+from bnhw.plan import Plan, make_plan
 from bnhw.plan_order import order_steps
 from bnhw.plan_tail import fuse_passes
 from bnhw.plan_words import choose_words
@@ -78,6 +78,11 @@ LAYERS = (
     Layer(size=(5, 6), channels=10, outputs=10, groups=10, codes=TWELVE, bits=4),
     Layer(size=(20, 20), channels=96, outputs=96, groups=6, bits=3),
     Layer(size=(20, 20), channels=140, outputs=70, groups=7),
+    Layer(size=(14, 14), channels=128, outputs=128, groups=32),
+    Layer(size=(7, 7), channels=128, outputs=256, groups=4, stride=(2, 2), codes=BIPOLAR),
+    Layer(size=(9, 35), channels=144, outputs=72, groups=12, bits=8, codes=SIGNED),
+    Layer(size=(6, 10), channels=70, outputs=35, groups=35, kernel=(1, 4), pads=(0, 2, 0, 1), bits=8),
+    Layer(size=(5, 5), channels=60, outputs=100, groups=20, codes=TWO_SIGNED),
     Layer(size=(16, 16), channels=64, outputs=64, codes=BIPOLAR),
     Layer(size=(18, 18), channels=50, outputs=64, codes=BIPOLAR),
     Layer(size=(16, 16), channels=64, outputs=64, codes=TWO),
@@ -86,6 +91,8 @@ LAYERS = (
     Layer(size=(6, 5), channels=100, outputs=16, codes=ONE, pads=(0, 2, 1, 0)),
     Layer(size=(3, 3), channels=320, outputs=17, codes=BIPOLAR, pads=(2, 2, 2, 2)),
     Layer(size=(11, 40), channels=120, outputs=33, codes=BIPOLAR, stride=(1, 2), kernel=(5, 3), pads=(2, 1, 2, 1)),
+    Layer(size=(5, 11), channels=704, outputs=40, codes=BIPOLAR),
+    Layer(size=(5, 11), channels=704, outputs=40, codes=TWO),
     Layer(size=(7, 7), channels=256, outputs=10, kernel=(1, 1), pads=(0, 0, 0, 0), codes=BIPOLAR),
     Layer(size=(16, 16), channels=64, outputs=64, codes=SIGNED),
     Layer(size=(9, 9), channels=33, outputs=64, codes=SIGNED, pads=(2, 0, 1, 2)),
@@ -134,6 +141,33 @@ def test_layers_of_any_size_are_those_of_the_reference(
     layer = Layer(size=size, channels=channels, outputs=outputs, stride=stride, codes=codes, bits=1 + seed % 3)
     layer = replace(layer, kernel=kernel if fits else (1, 1), pads=pads if fits else (0, 0, 0, 0))
     program = layer.program(seed)
+    assert_equal_to_reference(program, images_for(program, 1, seed), kernels)
+
+
+@pytest.mark.parametrize("kernels", CHOICES)
+@settings(max_examples=40, deadline=None)
+@given(
+    size=st.tuples(st.integers(3, 18), st.integers(3, 36)),
+    groups=st.integers(2, 40),
+    per_group=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    stride=st.sampled_from(((1, 1), (2, 2), (1, 2))),
+    codes=st.sampled_from((BYTE, SIGNED, TWELVE, BIPOLAR, TWO)),
+    bits=st.sampled_from((1, 3, 8)),
+    seed=st.integers(0, 2**16),
+)
+def test_layers_of_any_groups_are_those_of_the_reference(
+    kernels: str,
+    size: tuple[int, int],
+    groups: int,
+    per_group: tuple[int, int],
+    stride: tuple[int, int],
+    codes: Tensor,
+    bits: int,
+    seed: int,
+) -> None:
+    groups = min(groups, 256 // max(per_group))
+    layer = Layer(size=size, stride=stride, codes=codes, bits=bits, groups=groups)
+    program = replace(layer, channels=groups * per_group[0], outputs=groups * per_group[1]).program(seed)
     assert_equal_to_reference(program, images_for(program, 1, seed), kernels)
 
 
@@ -243,6 +277,35 @@ def test_bits_are_counted_where_that_is_faster(layer: Layer, most_planes: int, p
     steps = plan.table[fields.H_FIELDS : fields.H_FIELDS + plan.table[fields.H_STEPS]]
     kinds = [int(plan.table[at]) for at in steps if at < size]
     assert kinds.count(fields.PACK) == int(planes > 0)
+
+
+GROUPED = (  # layer, how its weights lie, weights that are multiplied for each that counts
+    (Layer(channels=128, outputs=128, groups=32), fields.WEIGHT_FEW_SIGNS, 4),
+    (Layer(channels=256, outputs=256, groups=32, bits=8), fields.WEIGHT_FEW, 2),
+    (Layer(channels=512, outputs=512, groups=32), fields.WEIGHT_FEW_SIGNS, 1),
+    (Layer(channels=1024, outputs=1024, groups=32), fields.WEIGHT_FEW_SIGNS, 1),
+    (Layer(channels=192, outputs=192, groups=2), fields.WEIGHT_BYTES, None),
+    (Layer(channels=128, outputs=128, groups=2), fields.WEIGHT_BITS, None),
+    (Layer(channels=128, outputs=128, groups=32, codes=TWELVE, bits=4), fields.WEIGHT_BYTES, None),
+    (Layer(channels=64, outputs=64, groups=64), fields.WEIGHT_CHANNELS, None),
+)
+
+
+@pytest.mark.parametrize(("layer", "kind", "waste"), GROUPED, ids=str)
+def test_groups_of_few_channels_are_multiplied_chunk_by_chunk(layer: Layer, kind: int, waste: int | None) -> None:
+    record, kept = (convolution_record(make_plan(layer.program(), by_channel=known)) for known in (True, False))
+    assert record[fields.C_BINARY] == kind
+    assert kept[fields.C_BINARY] in (fields.WEIGHT_BYTES, fields.WEIGHT_BITS)
+    if waste is not None:
+        multiplied = record[fields.C_CHUNKS] * record[fields.C_STEPS] * fields.FEW_BYTES
+        assert multiplied == waste * 9 * layer.outputs * layer.channels // layer.groups
+
+
+def convolution_record(plan: Plan) -> Array:
+    """The record of a plan's only convolution."""
+    steps = plan.table[fields.H_FIELDS : fields.H_FIELDS + plan.table[fields.H_STEPS]]
+    (at,) = [int(at) for at in steps if plan.table[at] == fields.CONVOLVE]
+    return plan.table[at : at + fields.C_FIELDS]
 
 
 def test_words_are_packed_once_for_all_that_read_them() -> None:

@@ -10,7 +10,8 @@ from llvmlite import ir
 from numba import intp
 from numba import types as nb
 
-from bnhw.kernels.fused.fields import TILE_BYTES
+from bnhw.kernels.fused.counts import block_of
+from bnhw.kernels.fused.fields import FEW_QUADS, TILE_BYTES
 from bnhw.kernels.fused.vectors import I8, I16, I32, broadcast, call, load_at, store_at
 from bnhw.kernels.jit import inline, intrinsic
 from bnhw.kernels.vectors import Generator
@@ -35,15 +36,36 @@ def multiply_bytes(slot: int, pixels: int, stride: int, panel: int) -> None:
         add_byte_products(slot + TILE_BYTES * chunk, pixels, stride, panel + TILE_BYTES * chunk)
 
 
+@inline
+def multiply_few_signs(slot: int, pixels: int, stride: int, panel: int) -> None:
+    """See `bnhw.kernels.fused.few`."""
+    add_few_sign_products(slot, pixels, stride, panel)
+
+
+@inline
+def multiply_few_bytes(slot: int, pixels: int, stride: int, panel: int) -> None:
+    """See `bnhw.kernels.fused.few`."""
+    add_few_byte_products(slot, pixels, stride, panel)
+
+
 @intrinsic
 def add_sign_products(typing: Any, slot: Any, pixels: Any, stride: Any, panel: Any) -> Generator:
     """One chunk, weights +1 and -1."""
+    return nb.void(intp, intp, intp, intp), _sign_multiplier(16)
 
+
+@intrinsic
+def add_few_sign_products(typing: Any, slot: Any, pixels: Any, stride: Any, panel: Any) -> Generator:
+    """The same of sixteen channels."""
+    return nb.void(intp, intp, intp, intp), _sign_multiplier(FEW_QUADS)
+
+
+def _sign_multiplier(quads: int) -> Any:
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         slot, first, stride, panel = values
         places = _rows(builder, first, stride)
         pairs: dict[tuple[int, int], Any] = {}
-        for quad in range(16):
+        for quad in range(quads):
             weights = [load_at(builder, BYTES, panel, 64 * quad + 32 * half) for half in range(2)]
             fours = [_broadcast(builder, places[row], quad) for row in range(ROWS)]
             for row, half in HALVES:
@@ -55,18 +77,27 @@ def add_sign_products(typing: Any, slot: Any, pixels: Any, stride: Any, panel: A
             store_at(builder, total, slot, at)
         return context.get_dummy_value()
 
-    return nb.void(intp, intp, intp, intp), generate
+    return generate
 
 
 @intrinsic
 def add_byte_products(typing: Any, slot: Any, pixels: Any, stride: Any, panel: Any) -> Generator:
     """One chunk, weights of any int8."""
+    return nb.void(intp, intp, intp, intp), _byte_multiplier(16)
 
+
+@intrinsic
+def add_few_byte_products(typing: Any, slot: Any, pixels: Any, stride: Any, panel: Any) -> Generator:
+    """The same of sixteen channels."""
+    return nb.void(intp, intp, intp, intp), _byte_multiplier(FEW_QUADS)
+
+
+def _byte_multiplier(quads: int) -> Any:
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         slot, first, stride, panel = values
         places = _rows(builder, first, stride)
         sums = {(row, half): load_at(builder, SUMS, slot, 64 * row + 32 * half) for row, half in HALVES}
-        for quad in range(16):
+        for quad in range(quads):
             weights = [load_at(builder, BYTES, panel, 64 * quad + 32 * half) for half in range(2)]
             lower = [builder.ashr(weight, BYTES([1] * 32)) for weight in weights]
             upper = [builder.sub(*both) for both in zip(weights, lower, strict=True)]
@@ -79,7 +110,7 @@ def add_byte_products(typing: Any, slot: Any, pixels: Any, stride: Any, panel: A
             store_at(builder, sums[row, half], slot, 64 * row + 32 * half)
         return context.get_dummy_value()
 
-    return nb.void(intp, intp, intp, intp), generate
+    return generate
 
 
 def _rows(builder: Any, first: Any, stride: Any) -> list[Any]:
@@ -96,3 +127,8 @@ def _multiply(builder: Any, pixels: Any, weights: Any) -> Any:
 
 def _widen(builder: Any, pairs: Any) -> Any:
     return call(builder, "llvm.x86.avx2.pmadd.wd", SUMS, [pairs, PAIRS([1] * 16)])
+
+
+COUNTS = block_of(4, 1), block_of(4, 1)
+METHOD = (ROWS, multiply_signs, multiply_bytes, multiply_few_signs, multiply_few_bytes, *COUNTS)
+"""See `bnhw.kernels.fused.rows`."""

@@ -55,15 +55,17 @@ T_FIELDS = 12
     C_TAIL_COUNT,
     C_WIDTH,  # of the result
     C_PLANES,  # of bytes, or of bits where bits are counted
-    C_CLASSES,  # constants: int64 class of each pixel of the result; then C_STARTS is [classes][chunks][16]
+    C_CLASSES,  # constants: int64 of each pixel of the result, bytes in C_STARTS, then [classes][chunks][16]
 ) = range(20)
 C_FIELDS = 20
-WEIGHT_BYTES, WEIGHT_BITS, WEIGHT_WORDS, WEIGHT_WORDS_BIPOLAR, WEIGHT_CHANNELS = range(5)
+WEIGHT_BYTES, WEIGHT_BITS, WEIGHT_WORDS, WEIGHT_WORDS_BIPOLAR, WEIGHT_CHANNELS, WEIGHT_FEW, WEIGHT_FEW_SIGNS = range(7)
 """How weights lie: int8; a bit each in the order of tiles; a word of 64 channels for each output, whose bits are
 counted with planes of packed codes, or with packed bipolar codes; int32 [pairs of chunks][steps][32], each for one
-channel."""
+channel; int8 [chunks][steps][4][16][4], each chunk's for sixteen channels of its own, any or only -1, 0 and 1."""
 STEP_CHANNELS_BYTES = 128
 """Weights of one step and two chunks, each for one channel."""
+FEW_QUADS, FEW_BYTES = 4, 256
+"""Weights of one step and one chunk, for sixteen channels: fours of channels, and bytes."""
 STEP_WORDS_BYTES = 256
 """Weights of one step and two chunks, a bit each."""
 TILE_FIELDS = 4

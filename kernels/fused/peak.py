@@ -5,9 +5,9 @@ from typing import Any
 from numba import int64
 
 from bnhw.kernels.fused.amx import configure, multiply_step, release
+from bnhw.kernels.fused.counts import load_outputs, store_differences
 from bnhw.kernels.fused.vectors import load_sums, load_wide, store_sums
 from bnhw.kernels.fused.vnni import dot_bytes
-from bnhw.kernels.fused.words import load_output_words, subtract_counts
 from bnhw.kernels.jit import entry, intrinsic
 from bnhw.kernels.vectors import SUMS, Generator, add_popcount_xor, zero_words
 
@@ -39,13 +39,13 @@ def count_repeatedly(data: int, steps: int) -> None:
     e, f, g, h = load_wide(data + 32), load_wide(data + 40), load_wide(data + 48), load_wide(data + 56)
     total0 = total1 = total2 = total3 = total4 = total5 = total6 = total7 = zero_words()
     for step in range(steps):
-        words = load_output_words(data + 64 * (1 + (step & 7)))
+        words = load_outputs(data + 64 * (1 + (step & 7)))
         total0, total1 = add_popcount_xor(total0, words, a), add_popcount_xor(total1, words, b)
         total2, total3 = add_popcount_xor(total2, words, c), add_popcount_xor(total3, words, d)
         total4, total5 = add_popcount_xor(total4, words, e), add_popcount_xor(total5, words, f)
         total6, total7 = add_popcount_xor(total6, words, g), add_popcount_xor(total7, words, h)
     for at, total in enumerate((total0, total1, total2, total3, total4, total5, total6, total7)):
-        subtract_counts(data + 1024 + 32 * at, total)
+        store_differences(data + 1024 + 32 * at, ((total,),), 0, data + 1024 + 32 * at, 0)
 
 
 @entry(int64, int64)

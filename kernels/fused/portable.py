@@ -11,7 +11,8 @@ from llvmlite import ir
 from numba import intp
 from numba import types as nb
 
-from bnhw.kernels.fused.fields import TILE_BYTES
+from bnhw.kernels.fused.counts import block_of
+from bnhw.kernels.fused.fields import FEW_QUADS, TILE_BYTES
 from bnhw.kernels.fused.vectors import I16, I32, LINE, PLAIN, broadcast, load_at, store_at
 from bnhw.kernels.jit import inline, intrinsic
 from bnhw.kernels.vectors import Generator
@@ -36,14 +37,35 @@ def multiply_bytes(slot: int, pixels: int, stride: int, panel: int) -> None:
         add_byte_products(slot + TILE_BYTES * chunk, pixels, stride, panel + TILE_BYTES * chunk)
 
 
+@inline
+def multiply_few_signs(slot: int, pixels: int, stride: int, panel: int) -> None:
+    """See `bnhw.kernels.fused.few`."""
+    add_few_sign_products(slot, pixels, stride, panel)
+
+
+@inline
+def multiply_few_bytes(slot: int, pixels: int, stride: int, panel: int) -> None:
+    """See `bnhw.kernels.fused.few`."""
+    add_few_byte_products(slot, pixels, stride, panel)
+
+
 @intrinsic
 def add_sign_products(typing: Any, slot: Any, pixels: Any, stride: Any, panel: Any) -> Generator:
     """One chunk, weights +1 and -1."""
+    return nb.void(intp, intp, intp, intp), _sign_multiplier(16)
 
+
+@intrinsic
+def add_few_sign_products(typing: Any, slot: Any, pixels: Any, stride: Any, panel: Any) -> Generator:
+    """The same of sixteen channels."""
+    return nb.void(intp, intp, intp, intp), _sign_multiplier(FEW_QUADS)
+
+
+def _sign_multiplier(quads: int) -> Any:
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         slot, first, stride, panel = values
         pairs: list[Any] = [LANES16([0] * 32)] * ROWS
-        for quad in range(16):
+        for quad in range(quads):
             weights = _split_weights(builder, panel, quad)
             for row in range(ROWS):
                 place = builder.add(first, builder.mul(stride, stride.type(row)))
@@ -54,17 +76,26 @@ def add_sign_products(typing: Any, slot: Any, pixels: Any, stride: Any, panel: A
             store_at(builder, total, slot, 64 * row)
         return context.get_dummy_value()
 
-    return nb.void(intp, intp, intp, intp), generate
+    return generate
 
 
 @intrinsic
 def add_byte_products(typing: Any, slot: Any, pixels: Any, stride: Any, panel: Any) -> Generator:
     """One chunk, weights of any int8."""
+    return nb.void(intp, intp, intp, intp), _byte_multiplier(16)
 
+
+@intrinsic
+def add_few_byte_products(typing: Any, slot: Any, pixels: Any, stride: Any, panel: Any) -> Generator:
+    """The same of sixteen channels."""
+    return nb.void(intp, intp, intp, intp), _byte_multiplier(FEW_QUADS)
+
+
+def _byte_multiplier(quads: int) -> Any:
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         slot, first, stride, panel = values
         sums = [load_at(builder, PLAIN, slot, 64 * row) for row in range(ROWS)]
-        for quad in range(16):
+        for quad in range(quads):
             weights = _split_weights(builder, panel, quad)
             for row in range(ROWS):
                 place = builder.add(first, builder.mul(stride, stride.type(row)))
@@ -74,7 +105,7 @@ def add_byte_products(typing: Any, slot: Any, pixels: Any, stride: Any, panel: A
             store_at(builder, sums[row], slot, 64 * row)
         return context.get_dummy_value()
 
-    return nb.void(intp, intp, intp, intp), generate
+    return generate
 
 
 def _split_weights(builder: Any, panel: Any, quad: int) -> tuple[Any, Any]:
@@ -97,3 +128,8 @@ def _widen(builder: Any, pairs: Any) -> Any:
     """The sums of both lanes of each output, 32 bits wide."""
     words, sixteen = builder.bitcast(pairs, PLAIN), PLAIN([16] * 16)
     return builder.add(builder.ashr(builder.shl(words, sixteen), sixteen), builder.ashr(words, sixteen))
+
+
+COUNTS = block_of(4, 1), block_of(4, 1)
+METHOD = (ROWS, multiply_signs, multiply_bytes, multiply_few_signs, multiply_few_bytes, *COUNTS)
+"""See `bnhw.kernels.fused.rows`."""

@@ -1,13 +1,15 @@
 """The interpreter for machines without tiles: vectors of sums, some rows of pixels at once.
 
-`run_vnni`, `run_avx2` and `run_portable` differ in what multiplies, which they hand in: `multiply_signs` where weights
-are +1 and -1, `multiply_bytes` where they are any int8. Both take (slot, pixels, stride, panel) and add one step's
-products to `rows` rows of both chunks of a slot; pixels are `stride` bytes apart.
+`run_vnni`, `run_avx2` and `run_portable` differ in the method that they hand in: the number of rows, and what
+multiplies weights of +1 and -1, or of any int8; then the same of few channels (`bnhw.kernels.fused.few`). The first
+two take (slot, pixels, stride, panel) and add one step's products to those rows of both chunks of a slot; pixels are
+`stride` bytes apart. Last come the counts of a block and of a narrower one (`bnhw.kernels.fused.counts`).
 """
 
 from typing import Any
 
 from bnhw.kernels.fused.channels import multiply_channels
+from bnhw.kernels.fused.few import multiply_few
 from bnhw.kernels.fused.fields import (
     C_BINARY,
     C_CHUNKS,
@@ -27,6 +29,7 @@ from bnhw.kernels.fused.fields import (
     C_WEIGHTS,
     C_WIDTH,
     CONVOLVE,
+    FEW_BYTES,
     H_FIELDS,
     H_GROUP,
     H_OWN,
@@ -43,11 +46,14 @@ from bnhw.kernels.fused.fields import (
     WEIGHT_BITS,
     WEIGHT_BYTES,
     WEIGHT_CHANNELS,
+    WEIGHT_FEW,
+    WEIGHT_FEW_SIGNS,
+    WEIGHT_WORDS,
     WEIGHT_WORDS_BIPOLAR,
 )
 from bnhw.kernels.fused.interpreter import Batch, Memory, Table, finish_sums, run_for_images
 from bnhw.kernels.fused.panels import expand_panel, fill_slot, shift_sums
-from bnhw.kernels.fused.words import count_steps, fill_by_class, pack_words
+from bnhw.kernels.fused.words import count_steps, pack_words
 from bnhw.kernels.jit import inline
 
 
@@ -81,6 +87,42 @@ def multiply_steps(
 
 
 @inline
+def add_products(
+    table: Table,
+    at: int,
+    memory: Memory,
+    tile: int,
+    slot: int,
+    first: int,
+    end: int,
+    taps: int,
+    weights: int,
+    starts: int,
+    outputs: int,
+    method: Any,
+) -> None:
+    """Steps first..end of two tiles, as the weights of the convolution lie."""
+    constants, arena, _, _, _, panel = memory
+    kind, source, pitch = table[at + C_BINARY], arena + table[at + C_SOURCE], table[at + C_PITCH]
+    rows, signs, any_bytes, few_signs, few_bytes, _, _ = method
+    if kind == WEIGHT_BITS:
+        multiply_steps(table, taps, source, pitch, tile, first, end, panel, slot, rows, signs)
+    elif kind == WEIGHT_BYTES:
+        multiply_steps(table, taps, source, pitch, tile, first, end, weights, slot, rows, any_bytes)
+    elif kind == WEIGHT_CHANNELS:
+        multiply_channels(table, taps, source, pitch, tile, first, end, weights, slot, outputs)
+    elif kind == WEIGHT_FEW:
+        multiply_few(table, taps, source, pitch, tile, end, weights, slot, outputs, rows, few_bytes)
+    elif kind == WEIGHT_FEW_SIGNS:
+        multiply_few(table, taps, source, pitch, tile, end, weights, slot, outputs, rows, few_signs)
+    else:
+        planes, width = table[at + C_PLANES], table[at + C_WIDTH]
+        classes = constants + table[at + C_CLASSES] if kind == WEIGHT_WORDS_BIPOLAR else 0
+        before = (starts, classes, width)
+        count_steps(table, taps, source, pitch, tile, first, end, weights, slot, planes, outputs, before, method)
+
+
+@inline
 def convolve_group(
     table: Table,
     at: int,
@@ -88,23 +130,22 @@ def convolve_group(
     chunk: int,
     group: int,
     is_first: bool,
-    rows: int,
-    multiply_signs: Any,
-    multiply_bytes: Any,
+    method: Any,
 ) -> None:
     """Two chunks of some tiles of pixels, whose sums stay in the first cache between stages.
 
     is_first: whether the weights are to be expanded, not yet done for another image.
     """
-    constants, arena, _, _, sums, panel = memory
+    constants, _, _, _, sums, panel = memory
     taps = table[at + C_TAPS] + chunk // 2 * table[at + C_TAPS_STRIDE]
-    steps, chunks, pitch = table[at + C_STEPS], table[at + C_CHUNKS], table[at + C_PITCH]
+    steps, chunks = table[at + C_STEPS], table[at + C_CHUNKS]
     kind = table[at + C_BINARY]
     step_bytes = PANEL_BYTES if kind == WEIGHT_BYTES else STEP_WORDS_BYTES
     step_bytes = STEP_CHANNELS_BYTES if kind == WEIGHT_CHANNELS else step_bytes
+    step_bytes = 2 * FEW_BYTES if kind in (WEIGHT_FEW, WEIGHT_FEW_SIGNS) else step_bytes
     weights = constants + table[at + C_WEIGHTS] + chunk // 2 * steps * step_bytes
-    planes, outputs = table[at + C_PLANES], min(LANES * (chunks - chunk), 2 * LANES)
-    source = arena + table[at + C_SOURCE]
+    outputs = min(LANES * (chunks - chunk), 2 * LANES)
+    is_counted = kind in (WEIGHT_WORDS, WEIGHT_WORDS_BIPOLAR)  # counts are taken from what sums start from
     starts = constants + table[at + C_STARTS] + chunk * 64
     end = min(group + table[at + C_GROUP], table[at + C_TILE_COUNT])
     plane = 0
@@ -118,22 +159,11 @@ def convolve_group(
         for number in range(group, end, 2):
             tile = table[at + C_TILES] + number * TILE_FIELDS
             slot = sums + (number - group) // 2 * SLOT_BYTES
-            if stage == 0 and kind == WEIGHT_WORDS_BIPOLAR:
-                classes, width, class_bytes = table[at + C_CLASSES], table[at + C_WIDTH], (chunks + 1) // 2 * 128
-                fill_by_class(table, constants, classes, starts, class_bytes, tile, width, slot)
-            elif stage == 0:
+            if stage == 0 and not is_counted:
                 fill_slot(slot, starts)
             elif table[bounds + 2]:
                 shift_sums(slot, starts + plane * ((chunks + 1) // 2) * 128)
-            if kind == WEIGHT_BITS:
-                multiply_steps(table, taps, source, pitch, tile, first, last, panel, slot, rows, multiply_signs)
-            elif kind == WEIGHT_BYTES:
-                multiply_steps(table, taps, source, pitch, tile, first, last, weights, slot, rows, multiply_bytes)
-            elif kind == WEIGHT_CHANNELS:
-                multiply_channels(table, taps, source, pitch, tile, first, last, weights, slot, outputs)
-            else:
-                is_bipolar = kind == WEIGHT_WORDS_BIPOLAR
-                count_steps(table, taps, source, pitch, tile, first, last, weights, slot, planes, is_bipolar, outputs)
+            add_products(table, at, memory, tile, slot, first, last, taps, weights, starts, outputs, method)
             if stage == table[at + C_STAGE_COUNT] - 1:
                 finish_sums(table, at, memory, chunk, tile, slot)
 
@@ -145,9 +175,7 @@ def convolve(
     first_image: int,
     end_image: int,
     memory: Memory,
-    rows: int,
-    multiply_signs: Any,
-    multiply_bytes: Any,
+    method: Any,
 ) -> None:
     """All sums of some images, their weights expanded once."""
     size = table[H_SIZE]
@@ -156,7 +184,7 @@ def convolve(
             own = table[image * size : (image + 1) * size]
             for group in range(0, table[at + C_TILE_COUNT], table[at + C_GROUP]):
                 is_first = image == first_image
-                convolve_group(own, at, memory, chunk, group, is_first, rows, multiply_signs, multiply_bytes)
+                convolve_group(own, at, memory, chunk, group, is_first, method)
 
 
 @inline
@@ -168,15 +196,13 @@ def run_steps(
     end_image: int,
     memory: Memory,
     batch: Batch,
-    rows: int,
-    multiply_signs: Any,
-    multiply_bytes: Any,
+    method: Any,
 ) -> None:
     """Steps first..end for some images of a group."""
     for number in range(first, end):
         at = table[H_FIELDS + number]
         if table[at] == CONVOLVE:
-            convolve(table, at, first_image, end_image, memory, rows, multiply_signs, multiply_bytes)
+            convolve(table, at, first_image, end_image, memory, method)
         elif table[at] == PACK:
             for image in range(first_image, end_image):
                 pack_words(table[image * table[H_SIZE] : (image + 1) * table[H_SIZE]], at, memory[1])
@@ -185,9 +211,7 @@ def run_steps(
 
 
 @inline
-def run_program(
-    table: Table, memory: Memory, batch: Batch, image_count: int, rows: int, multiply_signs: Any, multiply_bytes: Any
-) -> None:
+def run_program(table: Table, memory: Memory, batch: Batch, image_count: int, method: Any) -> None:
     """Every step for every image of a batch."""
     images, image_bytes, logits, logit_bytes = batch
     for start in range(0, image_count, table[H_GROUP]):
@@ -195,5 +219,5 @@ def run_program(
         part = (images + start * image_bytes, image_bytes, logits + start * logit_bytes, logit_bytes)
         own, steps = table[H_OWN], table[H_STEPS]
         for image in range(count):
-            run_steps(table, 0, own, image, image + 1, memory, part, rows, multiply_signs, multiply_bytes)
-        run_steps(table, own, steps, 0, count, memory, part, rows, multiply_signs, multiply_bytes)
+            run_steps(table, 0, own, image, image + 1, memory, part, method)
+        run_steps(table, own, steps, 0, count, memory, part, method)

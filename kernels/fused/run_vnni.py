@@ -5,7 +5,7 @@ from numba import int64
 from bnhw.kernels.fused.interpreter import Table
 from bnhw.kernels.fused.machine_code import ENTRY
 from bnhw.kernels.fused.rows import run_program
-from bnhw.kernels.fused.vnni import ROWS, multiply_bytes, multiply_signs
+from bnhw.kernels.fused.vnni import METHOD
 from bnhw.kernels.jit import machine_code, tensor_in
 
 
@@ -28,4 +28,4 @@ def run(
     """Run every step for every image; addresses of aligned memory, see `bnhw.plan`. `tiles` is not used."""
     memory = (constants, arena, counts, slots, sums, panel)
     batch = (images, image_bytes, logits, logit_bytes)
-    run_program(table, memory, batch, image_count, ROWS, multiply_signs, multiply_bytes)
+    run_program(table, memory, batch, image_count, METHOD)

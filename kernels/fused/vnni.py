@@ -6,6 +6,8 @@ from llvmlite import binding
 from numba import intp
 from numba import types as nb
 
+from bnhw.kernels.fused.counts import block_of
+from bnhw.kernels.fused.fields import FEW_QUADS
 from bnhw.kernels.fused.vectors import I32, LINE, PLAIN, broadcast, call, load_at, store_at
 from bnhw.kernels.jit import inline, intrinsic
 from bnhw.kernels.vectors import Generator
@@ -22,32 +24,52 @@ def multiply_bytes(slot: int, pixels: int, stride: int, panel: int) -> None:
     multiply_rows(slot, pixels, stride, panel)
 
 
-multiply_signs = multiply_bytes
+@inline
+def multiply_few_bytes(slot: int, pixels: int, stride: int, panel: int) -> None:
+    """See `bnhw.kernels.fused.few`."""
+    multiply_few_rows(slot, pixels, stride, panel)
 
 
-@intrinsic
-def multiply_rows(typing: Any, slot: Any, pixels: Any, stride: Any, panel: Any) -> Generator:
-    """Add one step's products to eight rows of two chunks of a slot; pixels are `stride` bytes apart."""
+multiply_signs, multiply_few_signs = multiply_bytes, multiply_few_bytes
 
+
+def _rows_multiplier(chunks: int, quads: int) -> Any:
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         slot, first, stride, panel = values
         pixels = [builder.add(first, builder.mul(stride, stride.type(row))) for row in range(ROWS)]
-        places = [(row, chunk) for row in range(ROWS) for chunk in range(2)]
+        places = [(row, chunk) for row in range(ROWS) for chunk in range(chunks)]
         sums = {at: load_at(builder, PLAIN, slot, 64 * at[0] + 1024 * at[1]) for at in places}
-        for quad in range(16):
-            weights = [load_at(builder, LINE, panel, 64 * quad + 1024 * chunk) for chunk in range(2)]
+        for quad in range(quads):
+            weights = [load_at(builder, LINE, panel, 64 * quad + 1024 * chunk) for chunk in range(chunks)]
             for row in range(ROWS):
                 four = broadcast(builder, load_at(builder, I32, pixels[row], 4 * quad))
-                for chunk in range(2):
+                for chunk in range(chunks):
                     sums[row, chunk] = dot_bytes(builder, sums[row, chunk], four, weights[chunk])
         for row, chunk in places:
             store_at(builder, sums[row, chunk], slot, 64 * row + 1024 * chunk)
         return context.get_dummy_value()
 
-    return nb.void(intp, intp, intp, intp), generate
+    return generate
+
+
+@intrinsic
+def multiply_rows(typing: Any, slot: Any, pixels: Any, stride: Any, panel: Any) -> Generator:
+    """Add one step's products to eight rows of two chunks of a slot; pixels are `stride` bytes apart."""
+    return nb.void(intp, intp, intp, intp), _rows_multiplier(2, 16)
+
+
+@intrinsic
+def multiply_few_rows(typing: Any, slot: Any, pixels: Any, stride: Any, panel: Any) -> Generator:
+    """The same of one chunk and sixteen channels."""
+    return nb.void(intp, intp, intp, intp), _rows_multiplier(1, FEW_QUADS)
 
 
 def dot_bytes(builder: Any, sums: Any, pixels: Any, weights: Any) -> Any:
     """Sixteen sums plus the products of four unsigned bytes with four weights each."""
     operands = [builder.bitcast(operand, OPERAND) for operand in (pixels, weights)]
     return call(builder, "llvm.x86.avx512.vpdpbusd.512", PLAIN, [sums, *operands])
+
+
+COUNTS = block_of(8, 2), block_of(4, 2)
+METHOD = (ROWS, multiply_signs, multiply_bytes, multiply_few_signs, multiply_few_bytes, *COUNTS)
+"""See `bnhw.kernels.fused.rows`."""

@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
 from numba import intp
-from numba import types as nb
 
+from bnhw.kernels.fused.counts import count_step, double_counts, store_differences, store_differences_by_class
 from bnhw.kernels.fused.fields import (
     BLOCK,
     K_FIRST,
@@ -32,37 +31,19 @@ from bnhw.kernels.fused.fields import (
     TILE_BYTES,
     TILE_FIELDS,
 )
-from bnhw.kernels.fused.vectors import I32, LINE, load_at, load_sums, load_wide, store_at, store_sums, store_wide
+from bnhw.kernels.fused.vectors import LINE, load_at, store_wide
 from bnhw.kernels.jit import inline, intrinsic
-from bnhw.kernels.vectors import BYTES, WORDS, Generator, add_popcount_xor, double, gather_bit, zero_words
+from bnhw.kernels.vectors import BYTES, Generator, gather_bit, load_word
 
 Table = npt.NDArray[np.int64]
-ROWS = 4
-"""Pixels at once."""
-
-
-@intrinsic
-def load_output_words(typing: Any, address: Any) -> Generator:
-    """One word of eight outputs."""
-    return WORDS(intp), lambda context, builder, signature, values: load_at(builder, WORDS.ir_type, values[0])
+STRIP = 128
+"""Pixels of which one plane after the other is packed, while they are in the first cache."""
 
 
 @intrinsic
 def load_line(typing: Any, address: Any) -> Generator:
     """Sixty-four bytes."""
     return BYTES(intp), lambda context, builder, signature, values: load_at(builder, LINE, values[0])
-
-
-@intrinsic
-def subtract_counts(typing: Any, sums: Any, counts: Any) -> Generator:
-    """Eight counts from eight int32 at an address."""
-
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        eight = ir.VectorType(I32, 8)
-        store_at(builder, builder.sub(load_at(builder, eight, values[0]), builder.trunc(values[1], eight)), values[0])
-        return context.get_dummy_value()
-
-    return nb.void(intp, WORDS), generate
 
 
 @inline
@@ -76,26 +57,12 @@ def pack_words(table: Table, step: int, arena: int) -> None:
         pitch = BLOCK if block < table[source + T_BLOCKS] else table[source + T_LAST]
         lanes = min(channels - block * BLOCK, BLOCK)
         mask = np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(BLOCK - lanes)
-        for _ in range(pixels):
-            codes = load_line(address)
+        for start in range(0, pixels, STRIP):
             for plane in range(planes):
-                store_wide(target, np.int64(gather_bit(codes, first + plane) & mask))
-                target += 8
-            address += pitch
-
-
-@inline
-def fill_by_class(
-    table: Table, constants: int, classes: int, starts: int, class_bytes: int, tile: int, width: int, slot: int
-) -> None:
-    """What the sums of each pixel of two tiles start from, by its class."""
-    for half in range(2):
-        at = tile + half * TILE_FIELDS
-        place = constants + classes + 8 * (table[at + 1] * width + table[at + 2])
-        for row in range(table[at + 3]):
-            own = starts + load_wide(place + 8 * row) * class_bytes
-            for chunk in range(2):
-                store_sums(slot + (2 * half + chunk) * TILE_BYTES + 64 * row, load_sums(own + 64 * chunk))
+                for pixel in range(start, min(start + STRIP, pixels)):
+                    word = gather_bit(load_line(address + pixel * pitch), first + plane)
+                    store_wide(target + 8 * (pixel * planes + plane), np.int64(word & mask))
+        target += 8 * pixels * planes
 
 
 @inline
@@ -110,47 +77,65 @@ def count_steps(
     weights: int,
     slot: int,
     planes: int,
-    is_bipolar: bool,
     outputs: int,
+    before: tuple[int, int, int],
+    method: Any,
 ) -> None:
-    """Steps first..end of two tiles, four pixels and eight of at most 32 outputs after the other."""
+    """Steps first..end of two tiles and at most 32 outputs, block by block; the last block of a tile may be narrower.
+
+    before: what sums start from, of bipolar codes the classes of the result's pixels (else 0), and pixels of its rows.
+    method: see `bnhw.kernels.fused.rows`.
+    """
+    starts, classes, width = before
+    _, _, _, _, _, zero_block, zero_narrow = method
+    pixels, narrow, lanes = len(zero_block()), len(zero_narrow()), 8 * len(zero_block()[0])
     pixel = 8 * planes
+    stride = pitch * pixel
     for half in range(2):
-        start = source + table[tile + half * TILE_FIELDS] * pixel
-        for row in range(0, table[tile + half * TILE_FIELDS + 3], ROWS):
-            at = start + row * pitch * pixel
-            for output in range(0, outputs, 8):
+        of_tile = tile + half * TILE_FIELDS
+        start, count = source + table[of_tile] * pixel, table[of_tile + 3]
+        own = classes + 8 * (table[of_tile + 1] * width + table[of_tile + 2]) if classes else 0
+        for row in range(0, count, pixels):
+            for output in range(0, outputs, lanes):
                 sums = slot + (2 * half + output // 16) * TILE_BYTES + 64 * row + 4 * (output % 16)
-                count_planes(table, taps, at, pitch * pixel, first, end, weights + 8 * output, sums, planes, is_bipolar)
+                words = (weights + 8 * output, first, end)
+                own_starts = (starts + 4 * output, own + 8 * row if classes else 0)
+                at = start + row * stride
+                if count - row > narrow:
+                    count_block(table, taps, at, stride, words, sums, planes, own_starts, zero_block)
+                else:
+                    count_block(table, taps, at, stride, words, sums, planes, own_starts, zero_narrow)
 
 
 @inline
-def count_planes(
+def count_block(
     table: Table,
     taps: int,
     source: int,
     stride: int,
-    first: int,
-    end: int,
-    weights: int,
+    words: tuple[int, int, int],
     sums: int,
     planes: int,
-    is_bipolar: bool,
+    own_starts: tuple[int, int],
+    zero: Any,
 ) -> None:
-    """All planes of four pixels, `stride` bytes apart."""
-    total0 = total1 = total2 = total3 = zero_words()
+    """All planes of some pixels, `stride` bytes apart, and some outputs.
+
+    words: address of the outputs' words, first step and end. own_starts: what the sums start from, and classes or 0.
+    """
+    weights, first, end = words
+    starts, classes = own_starts
+    totals = zero()
     for plane in range(planes - 1, -1, -1):
-        total0, total1, total2, total3 = double(total0), double(total1), double(total2), double(total3)
+        if plane < planes - 1:
+            totals = double_counts(totals)
         for step in range(first, end):
-            at = source + table[taps + 3 * step] + 8 * plane
-            words = load_output_words(weights + STEP_WORDS_BYTES * step)
-            total0 = add_popcount_xor(total0, words, load_wide(at))
-            total1 = add_popcount_xor(total1, words, load_wide(at + stride))
-            total2 = add_popcount_xor(total2, words, load_wide(at + 2 * stride))
-            total3 = add_popcount_xor(total3, words, load_wide(at + 3 * stride))
-    if is_bipolar:
-        total0, total1, total2, total3 = double(total0), double(total1), double(total2), double(total3)
-    subtract_counts(sums, total0)
-    subtract_counts(sums + 64, total1)
-    subtract_counts(sums + 128, total2)
-    subtract_counts(sums + 192, total3)
+            at = source + load_word(table, taps + 3 * step) + 8 * plane
+            totals = count_step(totals, weights + STEP_WORDS_BYTES * step, at, stride)
+    shift = 1 if classes else 0
+    if first:
+        store_differences(sums, totals, shift, sums, 64)
+    elif classes:
+        store_differences_by_class(sums, totals, shift, starts, classes)
+    else:
+        store_differences(sums, totals, shift, starts, 0)
