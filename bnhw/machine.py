@@ -7,6 +7,7 @@ it; which kernels do it changes the time and nothing else.
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -70,6 +71,22 @@ class Step:
     instruction: Instruction
     value: Array
     saturations: int
+
+
+Outcome = tuple[Array, Mapping[str, int]]
+"""Logits and saturations of some images."""
+
+Spread = Callable[[Callable[[slice], Outcome], list[slice]], Iterator[Outcome]]
+
+
+@contextmanager
+def _workers(threads: int) -> Iterator[Spread]:
+    """`map` over so many threads; on one, none is started, which takes as long as a small network."""
+    if threads <= 1:
+        yield map
+        return
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        yield pool.map
 
 
 class Machine:
@@ -196,15 +213,15 @@ class Machine:
         batch = fit_images(self.program, images)
         if threads < 1:
             raise BadInput(f"threads is {threads}; at least 1 is needed")
-        kernels = self._prepare_run()
+        kernels = self._prepared
         chunks = self._chunks(len(batch), threads)
         logits = np.zeros((len(batch), self.program.tensor[self.program.output].shape[2]), np.int64)
         saturations: dict[str, int] = {}
         start = time.perf_counter()
         done = 0
-        with ThreadPoolExecutor(max_workers=threads) as pool:
+        with _workers(min(threads, len(chunks))) as spread:
             for chunk, (values, clamped) in zip(
-                chunks, pool.map(lambda part: self._run_chunk(batch[part]), chunks), strict=True
+                chunks, spread(lambda part: self._run_chunk(batch[part]), chunks), strict=True
             ):
                 logits[chunk] = values
                 for name, count in clamped.items():
@@ -220,8 +237,9 @@ class Machine:
             seconds=time.perf_counter() - start,
         )
 
-    def _prepare_run(self) -> Mapping[str, str]:
-        """Make ready what `run` needs; the kernel of each convolution."""
+    @cached_property
+    def _prepared(self) -> Mapping[str, str]:
+        """Make ready what `run` needs, once; the kernel of each convolution."""
         if self.fused is None:
             return {name: prepared.kernel for name, prepared in self.convolutions.items()}
         self.fused.prepare()

@@ -18,13 +18,27 @@ MOST_LOW_BITS = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Shifts:
+    """A requantise step to codes from `low`, 0 or more, to `high` that adds and shifts alone, in 32 bits for any sum,
+    and has no channels that fill a chunk up. tables: as those of `Constants`, of which offset and shift count."""
+
+    tables: Array
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Constants:
-    """Of one operation: its kind, bytes (classes, chunks, bytes of a chunk), the class of each pixel, `O_LEVELS`."""
+    """Of one operation: its kind, bytes (classes, chunks, bytes of a chunk), the class of each pixel, `O_LEVELS`.
+
+    shifts: of a requantise step that can do without clamping sums.
+    """
 
     kind: int
     tables: Array
     classes: Array | None
     levels: int = 0
+    shifts: Shifts | None = None
 
 
 def requantise_constants(program: Program, instruction: Requantise) -> Constants:
@@ -41,7 +55,12 @@ def requantise_constants(program: Program, instruction: Requantise) -> Constants
         *narrow_tables, low_bits = narrow
         fillers = (0, 0, 0, result.zero_point << low_bits, 0)
         parts = [_chunks(table, filler, np.int32) for table, filler in zip(narrow_tables, fillers, strict=True)]
-        return Constants(kind=REQUANTISE, tables=_interleave(parts), classes=classes, levels=low_bits)
+        joined = _interleave(parts)
+        if channels % LANES or not only_shifts(factor, addend, source.dtype, instruction.low):
+            return Constants(kind=REQUANTISE, tables=joined, classes=classes, levels=low_bits)
+        parts[3:] = [_chunks(table, 0, np.int32) for table in (addend, shift)]
+        shifts = Shifts(tables=_interleave(parts), low=instruction.low, high=instruction.high)
+        return Constants(kind=REQUANTISE, tables=joined, classes=classes, levels=low_bits, shifts=shifts)
     low, high = (np.full(factor.shape, bound, np.int64) for bound in (instruction.low, instruction.high))
     zero = result.zero_point
     parts = [_chunks(factor, 0, np.int32), _chunks(addend, zero, np.int64), _chunks(shift, 0, np.int64)]
@@ -79,6 +98,12 @@ def narrow_requantise(
         if totals.min() >= INT32.min and totals.max() <= INT32.max and (low_bits == 0 or apart.max() <= INT32.max):
             return least, most, factor, offset, np.where(is_constant, 0, shift - low_bits), low_bits
     return None
+
+
+def only_shifts(factor: Array, addend: Array, source: IntegerType, low: int) -> bool:
+    """Whether a step multiplies by 1, to codes of 0 or more, and needs no more than 32 bits for any sum."""
+    ends = np.stack([addend + source.low, addend + source.high])
+    return bool(low >= 0 and (factor == 1).all() and ends.min() >= INT32.min and ends.max() <= INT32.max)
 
 
 def threshold_constants(program: Program, instruction: Threshold) -> Constants:

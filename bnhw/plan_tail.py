@@ -37,6 +37,7 @@ def fuse_passes(program: Program, tail: Sequence[TailOperation], forms: Mapping[
     |---|---|
     | requantise, add, (store,) requantise, store at the end | 32 bits do, the residual has 2 bytes, the codes 1 |
     | requantise, store, and nothing else reads the codes | 32 bits do, codes have 1 or 2 bytes |
+    | the same in less time | it adds and shifts alone, codes have 1 byte, of which 0 is the lowest |
     """
     passes = [_single(program, operation) for operation in tail]
     at = 0
@@ -89,8 +90,12 @@ def _requantise_store(part: Sequence[Pass], after: Sequence[Pass], forms: Mappin
         return None
     if _is_read(requantise.target, after) or forms[store.tensor].size == 4:
         return None
-    kind = fields.REQUANTISE_STORE
-    return Pass(kind=kind, source=requantise.source, target=0, tensor=store.tensor, constants=requantise.constants)
+    kind, constants, form = fields.REQUANTISE_STORE, requantise.constants, forms[store.tensor]
+    shifts = constants.shifts if constants is not None else None
+    if shifts is not None and (form.size, form.bias, form.shift) == (1, 0, 0):
+        kind = fields.SHIFT_STORE
+        constants = Constants(kind=kind, tables=shifts.tables, classes=None, levels=shifts.high + 256 * shifts.low)
+    return Pass(kind=kind, source=requantise.source, target=0, tensor=store.tensor, constants=constants)
 
 
 def _is_read(slot: int, after: Sequence[Pass]) -> bool:

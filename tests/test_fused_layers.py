@@ -223,6 +223,40 @@ def test_residual_ends_and_requantised_stores_take_one_pass() -> None:
     assert any(low_bits) and not all(low_bits), "products of more than 32 bits, and others"
 
 
+def shifted_layer(channels: int, codes: IntegerType, seed: int) -> Program:
+    """A convolution whose sums become codes by additions and shifts; some codes are clamped at either end."""
+    builder = Builder(random=np.random.default_rng(seed), shape=(7, 19, 3))
+    source = builder.look_up(builder.tensors["image"], BYTE, per_channel=True)
+    sums = builder.convolve(source, Window(kernel=(3, 3), pads=(1, 1, 1, 1)), groups=1, out_channels=channels, bits=1)
+    wanted = Tensor(name="", shape=(1, 1, 1), dtype=codes, scale=1.0, zero_point=codes.low)
+    shifted = builder.requantise(sums, wanted, multiplier_bits=0)
+    sums = builder.convolve(shifted, Window(kernel=(1, 1)), groups=1, out_channels=16, bits=1)
+    return builder.program(builder.sum_global(sums))
+
+
+@pytest.mark.parametrize("kernels", CHOICES)
+@pytest.mark.parametrize("channels", [16, 32, 40, 80, 96])
+@pytest.mark.parametrize("codes", [BYTE.dtype, IntegerType(bits=3, signed=False), SIGNED.dtype], ids=str)
+def test_codes_by_shifts_alone_are_those_of_the_reference(channels: int, codes: IntegerType, kernels: str) -> None:
+    program = shifted_layer(channels, codes, seed=channels)
+    assert_equal_to_reference(program, images_for(program, 5), kernels)
+
+
+@pytest.mark.parametrize(
+    ("channels", "codes", "kind"),
+    [
+        (80, BYTE.dtype, fields.SHIFT_STORE),
+        (40, BYTE.dtype, fields.REQUANTISE_STORE),
+        (80, SIGNED.dtype, fields.REQUANTISE_STORE),
+        (80, IntegerType(bits=12, signed=False), fields.REQUANTISE_STORE),
+    ],
+)
+def test_whole_chunks_of_unsigned_bytes_are_shifted_and_saturated(channels: int, codes: IntegerType, kind: int) -> None:
+    program = shifted_layer(channels, codes, seed=0)
+    first = next(step for step in order_steps(program) if step.tail)
+    assert [step.kind for step in fuse_passes(program, first.tail, _Forms(program))] == [kind]
+
+
 class _Forms(dict):  # type: ignore[type-arg]
     """The form of any tensor without borders."""
 

@@ -80,10 +80,11 @@ O_KIND, O_FROM, O_TO, O_CONSTANTS, O_TENSOR, O_CLASSES, O_STRIDE, O_LEVELS = ran
 one class to the next; levels of a threshold, the counter of an addition, or low bits that a requantise step multiplies
 apart."""
 O_FIELDS = 8
-LOAD, STORE, REQUANTISE, REQUANTISE_WIDE, THRESHOLD, ADD, REQUANTISE_STORE, RESIDUAL = range(8)
-"""The last two are several in one pass over both tiles. `REQUANTISE_STORE` writes a tensor of 1 or
-2 bytes. `RESIDUAL` requantises, adds a tensor of 2 bytes, stores the saturated sum in another (if any),
-requantises again and stores codes of 1 byte; counters as for `ADD`."""
+LOAD, STORE, REQUANTISE, REQUANTISE_WIDE, THRESHOLD, ADD, REQUANTISE_STORE, RESIDUAL, SHIFT_STORE = range(9)
+"""The last three are several in one pass over both tiles. `REQUANTISE_STORE` writes a tensor of 1 or 2 bytes.
+`RESIDUAL` requantises, adds a tensor of 2 bytes, stores the saturated sum in another (if any), requantises again and
+stores codes of 1 byte; counters as for `ADD`. `SHIFT_STORE` writes a tensor of 1 byte, min(max((sum + offset) >> shift,
+low), high), where `O_LEVELS` is high + 256 * low; constants as for `REQUANTISE_STORE`."""
 O_SUM, O_CODES, O_LOW_BITS = O_CLASSES, O_STRIDE, O_TO
 """Of `RESIDUAL`: the tensors of the sum (-1: none) and of the codes, and the low bits of its first requantise step."""
 RESIDUAL_BYTES = 2 * 5 * 64 + 2 * 64

@@ -22,6 +22,7 @@ from bnhw.kernels.fused.fields import (
     REQUANTISE_BYTES,
     RESIDUAL,
     RESIDUAL_BYTES,
+    SHIFT_STORE,
     T_BIAS,
     T_ROW,
     T_SHIFT,
@@ -39,10 +40,12 @@ from bnhw.kernels.fused.vectors import (
     load_sums,
     load_wide,
     shift_left,
+    shift_right,
     smallest,
     spread,
     store_bytes,
     store_paired_bytes,
+    store_saturated_bytes,
     store_shorts,
     store_wide,
     subtract,
@@ -55,7 +58,7 @@ PASS_ROWS = 2 * LANES
 
 Work: TypeAlias = tuple[int, int, int, int, int, int, int, int, int, int, int, int, int, int]
 """Whatever a pass needs but the places of its two tiles: (operation's kind, chunks 1 or 2, address of the first one's
-constants, address of the sums, low bits that a requantise step multiplies apart; of the codes bytes of an element,
+constants, address of the sums, `O_LEVELS` or `O_LOW_BITS` of the operation; of the codes bytes of an element,
 bias, shift, bytes from pixel to pixel, bytes from row to row besides these, pixels of a row; addresses of the first
 pixels of the tensor that is added and of the stored sum, 0 where it is not stored, both with elements of 2 bytes;
 address of the counter of clamped sums)."""
@@ -138,11 +141,13 @@ def requantise_and_store(work: Work, places: tuple[int, int, int, int, int]) -> 
     places: the first row's sums, rows, and what `Progress` says behind its first number; returned as they are behind
     the last row.
     """
-    _, chunks, _, _, low_bits, size, _, _, pitch, skip, width, _, _, _ = work
+    kind, chunks, _, _, low_bits, size, _, _, pitch, skip, width, _, _, _ = work
     sums, rows, address, wide, left = places
     while rows > 0:
         run = min(rows, left)
-        if chunks == 2 and size == 1 and low_bits == 0:
+        if kind == SHIFT_STORE:
+            store_shifted(work, sums, run, address)
+        elif chunks == 2 and size == 1 and low_bits == 0:
             store_pairs_of_codes(work, sums, run, address)
         else:
             for part in range(chunks):
@@ -152,6 +157,23 @@ def requantise_and_store(work: Work, places: tuple[int, int, int, int, int]) -> 
         if left == 0:
             address, left = address + skip, width
     return address, wide, left
+
+
+@inline_always
+def store_shifted(work: Work, sums: int, rows: int, address: int) -> None:
+    """Some pixels as codes of 1 byte, by additions and shifts alone."""
+    _, chunks, own, _, levels, _, _, _, pitch, _, _, _, _, _ = work
+    low, high = levels >> 8, levels & 255
+    other = own + (REQUANTISE_BYTES if chunks == 2 else 0)
+    offset, right = load_sums(own + 192), load_sums(own + 256)
+    other_offset, other_right = load_sums(other + 192), load_sums(other + 256)
+    for row in range(rows):
+        one = shift_right(add(load_sums(sums + 64 * row), offset), right)
+        two = shift_right(add(load_sums(sums + TILE_BYTES + 64 * row), other_offset), other_right)
+        if chunks == 2:
+            store_saturated_bytes(address + row * pitch, one, two, low, high)
+        else:
+            store_bytes(address + row * pitch, smallest(largest(one, spread(low)), spread(high)))
 
 
 @inline_always

@@ -55,6 +55,10 @@ from bnhw.kernels.jit import inline, machine_code, tensor_in
 Pending: TypeAlias = tuple[Pass, Progress]
 """The pass over the sums of two tiles that is under way: its rows go between the next tile multiplications."""
 
+BETWEEN = True
+LATE = False
+SEQ = False
+EXPAND_FIRST = False
 DONE: Progress = (PASS_ROWS, 0, 0, 0)
 """The progress of a pass without rows left."""
 
@@ -104,7 +108,7 @@ def multiply_expanding(
             if next_rows > 0:
                 expand_panel(words + (step + 1) * STEP_WORDS_BYTES, weights + PANEL_BYTES, next_rows)
             multiply_step(start + one * pixel, start + other * pixel, pitch * pixel, weights)
-        if progress[0] < PASS_ROWS:
+        if BETWEEN and progress[0] < PASS_ROWS:
             progress = run_rows(own_pass, progress, rows)
     return progress
 
@@ -129,7 +133,7 @@ def multiply_expanded(
         tap = taps + 3 * step
         start, pixel = source + table[tap], table[tap + 1]
         multiply_step(start + one * pixel, start + other * pixel, pitch * pixel, panel + step * PANEL_BYTES)
-        if progress[0] < PASS_ROWS:
+        if BETWEEN and progress[0] < PASS_ROWS:
             progress = run_rows(own_pass, progress, rows)
     return progress
 
@@ -190,16 +194,26 @@ def convolve_group(
                 if table[bounds + 2]:
                     shift_sums(slot, starts + plane * ((chunks + 1) // 2) * 128)
                 load_slot(slot)
-            if is_binary and is_first and number == 0:
+            if EXPAND_FIRST and is_binary and is_first and number == 0:
+                for step in range(first, last):
+                    words = weights + step * STEP_WORDS_BYTES
+                    expand_panel(words, panel + step * PANEL_BYTES, table[taps + 3 * step + 2])
+            if not EXPAND_FIRST and is_binary and is_first and number == 0:
                 progress = multiply_expanding(table, taps, source, pitch, tile, first, last, weights, panel, pending)
             else:
                 expanded = panel if is_binary else weights
                 progress = multiply_expanded(table, taps, source, pitch, tile, first, last, expanded, pending)
             pending = (pending[0], progress)
+            if LATE:
+                finish_pass(pending)
+                pending = (pending[0], DONE)
             store_slot(slot)
             if stage == table[at + C_STAGE_COUNT] - 1:
                 finish_pass(pending)
                 pending = start_tail(table, at, memory, chunk, tile, slot, pending[0])
+                if SEQ:
+                    finish_pass(pending)
+                    pending = (pending[0], DONE)
     return pending
 
 

@@ -10,6 +10,7 @@ from llvmlite import ir
 from numba import int64, intp
 from numba import types as nb
 from numba.core.cgutils import alloca_once
+from numba.core.registry import cpu_target
 
 from bnhw.kernels.jit import intrinsic
 from bnhw.kernels.vectors import SUMS, Generator
@@ -17,6 +18,11 @@ from bnhw.kernels.vectors import SUMS, Generator
 I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 NARROW, SHORT, PLAIN, WIDE = (ir.VectorType(element, 16) for element in (I8, I16, I32, I64))
 LINE = ir.VectorType(I8, 64)
+
+
+def has_feature(name: str) -> bool:
+    """Whether code may be generated with a feature of the processor."""
+    return f"+{name}" in cpu_target.target_context.codegen().magic_tuple()[2].split(",")
 
 
 def load_at(builder: Any, ir_type: Any, address: Any, offset: int = 0) -> Any:
@@ -106,6 +112,40 @@ def store_paired_bytes(typing: Any, address: Any, first: Any, second: Any) -> Ge
         return context.get_dummy_value()
 
     return nb.void(intp, SUMS, SUMS), generate
+
+
+@intrinsic
+def store_saturated_bytes(typing: Any, address: Any, first: Any, second: Any, low: Any, high: Any) -> Generator:
+    """Thirty-two numbers as bytes, below `low` as that, above `high` as that."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        address, first, second, *bounds = values
+        if has_feature("avx512bw"):
+            packed = pack_saturated(builder, first, second)
+            for name, bound in zip(("umax", "umin"), bounds, strict=True):
+                limit = broadcast(builder, builder.trunc(bound, I8), 32)
+                packed = call(builder, f"llvm.{name}.v32i8", packed.type, [packed, limit])
+            store_at(builder, packed, address)
+            return context.get_dummy_value()
+        for at, number in enumerate((first, second)):
+            bounded = number
+            for name, bound in zip(("smax", "smin"), bounds, strict=True):
+                limit = broadcast(builder, builder.trunc(bound, I32))
+                bounded = call(builder, f"llvm.{name}.v16i32", PLAIN, [bounded, limit])
+            store_at(builder, builder.trunc(bounded, NARROW), address, 16 * at)
+        return context.get_dummy_value()
+
+    return nb.void(intp, SUMS, SUMS, int64, int64), generate
+
+
+def pack_saturated(builder: Any, first: Any, second: Any) -> Any:
+    """Thirty-two int32 as uint8, those beyond its range as its ends; for AVX-512."""
+    words, line = ir.VectorType(I16, 32), LINE
+    shorts = call(builder, "llvm.x86.avx512.packssdw.512", words, [first, second])
+    pairs = builder.bitcast(call(builder, "llvm.x86.avx512.packuswb.512", line, [shorts, shorts]), PLAIN)
+    # Both pack within 128 bits: a quarter holds four numbers of the first, four of the second, and these again.
+    order = ir.Constant(ir.VectorType(I32, 8), [0, 4, 8, 12, 1, 5, 9, 13])
+    return builder.bitcast(builder.shuffle_vector(pairs, pairs, order), ir.VectorType(I8, 32))
 
 
 @intrinsic
