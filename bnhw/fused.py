@@ -10,7 +10,7 @@ import numpy as np
 from bnhw.dtypes import Array
 from bnhw.kernels.fused.machine_code import Run, load_interpreter
 from bnhw.kernels.permission import tile_configuration
-from bnhw.kernels.select import FUSED_CHOICES, check_runnable, counted_planes
+from bnhw.kernels.select import COUNTED_CHANNELS, FUSED_CHOICES, check_runnable, counted_planes
 from bnhw.plan import Plan, make_plan
 from bnhw.plan_memory import aligned_bytes
 from bnhw.plan_storage import Form
@@ -32,7 +32,11 @@ class FusedProgram:
         self.program = program
         self.kernels = kernels
         self.plan: Plan = make_plan(
-            program, store_all=store_all, most_planes=counted_planes(kernels), by_channel=kernels != "amx"
+            program,
+            store_all=store_all,
+            most_planes=counted_planes(kernels),
+            word_channels=COUNTED_CHANNELS[kernels],
+            by_channel=kernels != "amx",
         )
         self._run: Run = load_interpreter(MODULES[kernels])
         configuration = tile_configuration()

@@ -47,17 +47,24 @@ class Plan:
     places: Mapping[str, Place]
 
 
-def make_plan(program: Program, *, store_all: bool = False, most_planes: int = 0, by_channel: bool = False) -> Plan:
+def make_plan(
+    program: Program,
+    *,
+    store_all: bool = False,
+    most_planes: int = 0,
+    word_channels: int = BLOCK,
+    by_channel: bool = False,
+) -> Plan:
     """Plan a well-formed program. With `store_all`, every tensor keeps a place of its own.
 
-    most_planes: see `bnhw.plan_words.choose_words`. by_channel: whether the interpreter knows convolutions of one
-    channel each, and of few; else these are multiplied with weights of 0 for all others.
+    most_planes, word_channels: see `bnhw.plan_words.choose_words`. by_channel: whether the interpreter knows
+    convolutions of one channel each, and of few; else these are multiplied with weights of 0 for all others.
     """
     steps = order_steps(program, store_all=store_all)
-    words = choose_words(program, most_planes)
+    words = choose_words(program, most_planes, word_channels)
     layout = lay_out(program, steps, words, share=not store_all)
     table = [0] * (fields.H_FIELDS + len(steps) * 3 + 2)
-    records = Records(program=program, layout=layout, words=words, table=table)
+    records = Records(program=program, layout=layout, words=words, word_channels=word_channels, table=table)
     own_step = _write_steps(records, steps, by_channel=by_channel)
     return _join(records, own_step)
 

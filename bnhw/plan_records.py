@@ -18,14 +18,16 @@ from bnhw.program import Program
 class Records:
     """What has been written so far; used once.
 
-    step_positions: where each step's record starts. offsets: positions in the table of numbers that count from the
-    start of an area. additions: names that saturated sums are counted for. panel_bytes, gather_bytes: the largest
-    expanded weights, and gathered pixels of each panel. derived: tensors whose planes or words are written.
+    words, word_channels: see `bnhw.plan_words.choose_words`. step_positions: where each step's record starts. offsets:
+    positions in the table of numbers that count from the start of an area. additions: names that saturated sums are
+    counted for. panel_bytes, gather_bytes: the largest expanded weights, and gathered pixels of each panel. derived:
+    tensors whose planes or words are written.
     """
 
     program: Program
     layout: Layout
     words: Mapping[str, int]
+    word_channels: int
     table: list[int]
     step_positions: list[int] = field(default_factory=list)
     constants: Store = field(default_factory=Store)

@@ -6,7 +6,7 @@ import numpy as np
 
 from bnhw.dtypes import Array
 from bnhw.kernels.fused import fields
-from bnhw.kernels.fused.fields import LANES
+from bnhw.kernels.fused.fields import BLOCK, LANES
 from bnhw.plan_channels import is_depthwise, list_offsets, order_channels, start_sums
 from bnhw.plan_convolution import (
     PAIR,
@@ -27,6 +27,7 @@ from bnhw.plan_words import (
     WordForm,
     list_word_taps,
     order_words,
+    split_offsets,
     start_bipolar_counts,
     start_counts,
     words_name,
@@ -123,16 +124,19 @@ def _write_counting(records: Records, convolve: Convolve, tail: Tail) -> None:
     taps = list_word_taps(place.form, window)
     size = records.program.tensor[convolve.output].shape[:2]
     reading = read_tensor(place.form, place.offset, taps, window, size, gather=False)
+    steps = split_offsets(reading.offsets, place.form.shape[2], records.word_channels)
     kind = fields.WEIGHT_WORDS_BIPOLAR if bipolar else fields.WEIGHT_WORDS
-    record = _convolve_record(records, convolve, tail, reading, list_stages(taps, STAGE_WORDS))
+    stages = list_stages(taps[:1] * len(steps), STAGE_WORDS * BLOCK // records.word_channels)
+    record = _convolve_record(records, convolve, tail, replace(reading, offsets=steps), stages)
     if bipolar:
         starts, classes = start_bipolar_counts(weights, window, place.form.shape[:2], size)
         record[fields.C_CLASSES] = records.constants.add(classes)
     else:
         starts = start_counts(weights, records.layout.forms[source].fill[0], planes)
-    offsets = [number for offset, pitch in reading.offsets for number in (offset, pitch, LANES)]
+    words = order_words(weights, records.word_channels)
+    offsets = [number for offset, pitch in steps for number in (offset, pitch, LANES)]
     record[fields.C_TAPS] = records.append([*offsets, 0, 0, 0])
-    record[fields.C_WEIGHTS : fields.C_STARTS + 1] = _keep(records, order_words(weights), kind, starts)
+    record[fields.C_WEIGHTS : fields.C_STARTS + 1] = _keep(records, words, kind, starts)
     record[fields.C_PLANES] = planes
     records.offsets.append((records.write(record) + fields.C_SOURCE, area))
 

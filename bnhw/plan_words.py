@@ -1,4 +1,4 @@
-"""Convolutions whose bits are counted: 1-bit weights and codes of few bits, 64 channels in a word.
+"""Convolutions whose bits are counted: 1-bit weights and codes of few bits, 64 or 32 channels in a word.
 
 See `bnhw.kernels.fused.words` for the arithmetic.
 """
@@ -42,10 +42,11 @@ class WordForm(Form):
         return number * self.pixels * pitch, pitch
 
 
-def choose_words(program: Program, most_planes: int) -> Mapping[str, int]:
+def choose_words(program: Program, most_planes: int, word_channels: int = BLOCK) -> Mapping[str, int]:
     """The convolutions whose bits are counted, by the tensor they write: how many planes their codes have.
 
     most_planes: how many passes over full words take less time than multiplying; words that are not full count more.
+    word_channels: channels that the interpreter counts at once, 64 or 32.
     """
     chosen = {}
     for instruction in program.instructions:
@@ -53,8 +54,8 @@ def choose_words(program: Program, most_planes: int) -> Mapping[str, int]:
             continue
         source = program.tensor[instruction.inputs[0]]
         channels = source.shape[2]
-        words = -(-channels // BLOCK)
-        if source.dtype.bits * words * BLOCK <= most_planes * channels:
+        words = -(-channels // word_channels)
+        if source.dtype.bits * words * word_channels <= most_planes * channels:
             chosen[instruction.output] = source.dtype.bits
     return chosen
 
@@ -70,7 +71,7 @@ def word_form(form: Form, planes: int) -> WordForm:
 
 
 def list_word_taps(form: WordForm, window: Window) -> tuple[Tap, ...]:
-    """Steps of a sum: one tap of one block each."""
+    """One tap of one block each."""
     return tuple(
         Tap(plane=0, block=block, row=row, column=column, taps=1, lanes=BLOCK)
         for block in range(form.blocks[0])
@@ -79,12 +80,26 @@ def list_word_taps(form: WordForm, window: Window) -> tuple[Tap, ...]:
     )
 
 
-def order_words(weights: Array) -> Array:
-    """int8 (out, height, width, channels) of +1 and -1 -> uint64 (pairs, steps, 32), bits past the last channel 0."""
+def split_offsets(
+    offsets: tuple[tuple[int, int], ...], channels: int, word_channels: int
+) -> tuple[tuple[int, int], ...]:
+    """Steps of a sum, block by block, from offsets of the taps: each once, or of each its halves that hold channels."""
+    blocks = -(-channels // BLOCK)
+    taps = len(offsets) // blocks
+    return tuple(
+        (offset + first // 8, pitch)
+        for block in range(blocks)
+        for first in range(0, min(BLOCK, channels - block * BLOCK), word_channels)
+        for offset, pitch in offsets[block * taps : (block + 1) * taps]
+    )
+
+
+def order_words(weights: Array, word_channels: int = BLOCK) -> Array:
+    """int8 (out, height, width, channels) of +1 and -1 -> words (pairs, steps, 32), bits past the last channel 0."""
     outputs, height, width, channels = weights.shape
-    more = ((0, -outputs % PAIR), (0, 0), (0, 0), (0, -channels % BLOCK))
-    bits = np.pad(weights > 0, more).reshape(-1, PAIR, height * width, (channels + more[3][1]) // BLOCK, BLOCK)
-    words = np.packbits(bits, axis=4, bitorder="little").view(np.uint64)[..., 0]
+    more = ((0, -outputs % PAIR), (0, 0), (0, 0), (0, -channels % word_channels))
+    bits = np.pad(weights > 0, more).reshape(-1, PAIR, height * width, -(-channels // word_channels), word_channels)
+    words = np.packbits(bits, axis=4, bitorder="little").view(f"u{word_channels // 8}")[..., 0]
     return np.ascontiguousarray(words.transpose(0, 3, 2, 1)).reshape(len(words), -1, PAIR)
 
 

@@ -63,6 +63,11 @@ in one): vnni 227 against 1200, avx2 157 against 350, portable 26 against 110. P
 `vpdpbusd` multiply twice as fast.
 """
 
+COUNTED_CHANNELS: Mapping[str, int] = {"amx": 64, "vnni": 32, "avx2": 64, "portable": 64}
+"""Channels that each of `FUSED_CHOICES` counts in a word: AVX-512 counts 32 bits as fast as 64, and then needs no
+narrowing and fills its words better; other machines count 64 bits in fewer instructions.
+"""
+
 WeightsKind: TypeAlias = Literal["binary", "integer"]
 
 PLANE_LANES_LIMITS: tuple[tuple[str, float], ...] = (

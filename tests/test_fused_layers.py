@@ -342,6 +342,16 @@ def convolution_record(plan: Plan) -> Array:
     return plan.table[at : at + fields.C_FIELDS]
 
 
+@pytest.mark.parametrize(("word_channels", "words"), [(64, 3), (32, 5)])
+def test_words_of_fewer_channels_are_filled_better(word_channels: int, words: int) -> None:
+    program = Layer(channels=160, codes=BIPOLAR).program()
+    record = convolution_record(make_plan(program, most_planes=2, word_channels=word_channels))
+    assert record[fields.C_STEPS] == 9 * words
+    layer = Layer(channels=33, codes=BIPOLAR).program()
+    assert bool(choose_words(layer, 1, word_channels)) is False
+    assert bool(choose_words(Layer(channels=32, codes=BIPOLAR).program(), 1, word_channels)) is (word_channels == 32)
+
+
 def test_words_are_packed_once_for_all_that_read_them() -> None:
     builder = Builder(random=np.random.default_rng(0), shape=(6, 6, 64))
     codes = builder.look_up(builder.tensors["image"], TWO, per_channel=True)

@@ -1,7 +1,7 @@
-"""Counts of differing bits as values of compiled code: of some pixels, and of eight outputs to a vector.
+"""Counts of differing bits as values of compiled code: of some pixels, and of one output to a lane.
 
-A block of counts is a tuple of pixels, each a tuple of vectors, all of which stay in registers. How many, a machine's
-number of registers decides.
+A block of counts is a tuple of vectors, one a pixel, all of which stay in registers: how many, a machine's number of
+registers decides, and words of how many channels, which of them it counts in one instruction.
 """
 
 from typing import Any
@@ -15,10 +15,9 @@ from bnhw.kernels.jit import inline, intrinsic
 from bnhw.kernels.vectors import WORDS, Generator
 
 
-def block_of(pixels: int, vectors: int) -> Any:
-    """What makes the counts of a block, all 0."""
-    of_pixel = nb.UniTuple(WORDS, vectors)  # type: ignore[no-untyped-call]  # Numba's is untyped
-    block_type = nb.UniTuple(of_pixel, pixels)  # type: ignore[no-untyped-call]  # Numba's is untyped
+def block_of(pixels: int, vector: Any) -> Any:
+    """What makes the counts of a block, all 0, in vectors of eight words of 64 channels or of sixteen of 32."""
+    block_type = nb.UniTuple(vector, pixels)  # type: ignore[no-untyped-call]  # Numba's is untyped
 
     @intrinsic
     def zero_counts(typing: Any) -> Generator:
@@ -41,14 +40,20 @@ def load_outputs(typing: Any, address: Any) -> Generator:
 
 
 @intrinsic
+def outputs_of(typing: Any, totals: Any) -> Generator:
+    """How many outputs a block counts for."""
+    return intp(totals), lambda context, builder, signature, values: I64(totals.dtype.ir_type.count)
+
+
+@intrinsic
 def double_counts(typing: Any, totals: Any) -> Generator:
     """Each count twice."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         result = values[0]
-        for at in _places(signature.return_type):
-            count = builder.extract_value(values[0], at)
-            result = builder.insert_value(result, builder.add(count, count), at)
+        for pixel in range(len(totals)):
+            count = builder.extract_value(values[0], pixel)
+            result = builder.insert_value(result, builder.add(count, count), pixel)
         return result
 
     return totals(totals), generate
@@ -60,13 +65,14 @@ def count_step(typing: Any, totals: Any, weights: Any, source: Any, stride: Any)
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         result, weights, source, stride = values
-        words = [load_at(builder, WORDS.ir_type, weights, 64 * vector) for vector in range(len(totals[0]))]
-        for pixel, vector in _places(totals):
-            address = builder.add(source, builder.mul(stride, I64(pixel)))
-            word = broadcast(builder, load_at(builder, I64, address), 8)
-            bits = call(builder, "llvm.ctpop.v8i64", WORDS.ir_type, [builder.xor(words[vector], word)])
-            count = builder.add(builder.extract_value(result, (pixel, vector)), bits)
-            result = builder.insert_value(result, count, (pixel, vector))
+        vector = totals.dtype.ir_type
+        words = load_at(builder, vector, weights)
+        for pixel in range(len(totals)):
+            word = load_at(builder, vector.element, builder.add(source, builder.mul(stride, I64(pixel))))
+            different = builder.xor(words, broadcast(builder, word, vector.count))
+            name = f"llvm.ctpop.v{vector.count}i{vector.element.width}"
+            bits = call(builder, name, vector, [different])
+            result = builder.insert_value(result, builder.add(builder.extract_value(result, pixel), bits), pixel)
         return result
 
     return totals(totals, intp, intp, intp), generate
@@ -103,20 +109,10 @@ def store_differences_by_class(typing: Any, sums: Any, totals: Any, shift: Any, 
 
 def _store_differences(builder: Any, block_type: Any, block: list[Any], places: list[Any]) -> None:
     sums, counts, shift = block
-    vectors = range(len(block_type[0]))
-    shifts = broadcast(builder, builder.trunc(shift, I32), 8 * len(vectors))
+    narrow_type = ir.VectorType(I32, block_type.dtype.ir_type.count)
+    shifts = broadcast(builder, builder.trunc(shift, I32), narrow_type.count)
     for pixel, place in enumerate(places):
-        words = [builder.extract_value(counts, (pixel, vector)) for vector in vectors]
-        narrow = builder.shl(_low_halves(builder, words), shifts)
-        store_at(builder, builder.sub(load_at(builder, narrow.type, place), narrow), sums, 64 * pixel)
-
-
-def _low_halves(builder: Any, vectors: list[Any]) -> Any:
-    """Of the words of one or two vectors, in one shuffle: narrower vectors would each take two instructions."""
-    halves = [builder.bitcast(vector, ir.VectorType(I32, 16)) for vector in vectors]
-    low = ir.Constant(ir.VectorType(I32, 8 * len(halves)), [2 * lane for lane in range(8 * len(halves))])
-    return builder.shuffle_vector(halves[0], halves[-1], low)
-
-
-def _places(block_type: Any) -> list[tuple[int, int]]:
-    return [(pixel, vector) for pixel in range(len(block_type)) for vector in range(len(block_type[0]))]
+        count = builder.extract_value(counts, pixel)
+        narrow = count if count.type == narrow_type else builder.trunc(count, narrow_type)
+        difference = builder.sub(load_at(builder, narrow_type, place), builder.shl(narrow, shifts))
+        store_at(builder, difference, sums, 64 * pixel)

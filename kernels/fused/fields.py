@@ -59,7 +59,7 @@ T_FIELDS = 12
 ) = range(20)
 C_FIELDS = 20
 WEIGHT_BYTES, WEIGHT_BITS, WEIGHT_WORDS, WEIGHT_WORDS_BIPOLAR, WEIGHT_CHANNELS, WEIGHT_FEW, WEIGHT_FEW_SIGNS = range(7)
-"""How weights lie: int8; a bit each in the order of tiles; a word of 64 channels for each output, whose bits are
+"""How weights lie: int8; a bit each in the order of tiles; a word of 64 or 32 channels for each output, whose bits are
 counted with planes of packed codes, or with packed bipolar codes; int32 [pairs of chunks][steps][32], each for one
 channel; int8 [chunks][steps][4][16][4], each chunk's for sixteen channels of its own, any or only -1, 0 and 1."""
 STEP_CHANNELS_BYTES = 128

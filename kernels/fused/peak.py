@@ -45,7 +45,7 @@ def count_repeatedly(data: int, steps: int) -> None:
         total4, total5 = add_popcount_xor(total4, words, e), add_popcount_xor(total5, words, f)
         total6, total7 = add_popcount_xor(total6, words, g), add_popcount_xor(total7, words, h)
     for at, total in enumerate((total0, total1, total2, total3, total4, total5, total6, total7)):
-        store_differences(data + 1024 + 32 * at, ((total,),), 0, data + 1024 + 32 * at, 0)
+        store_differences(data + 1024 + 32 * at, (total,), 0, data + 1024 + 32 * at, 0)
 
 
 @entry(int64, int64)

@@ -15,7 +15,7 @@ from bnhw.kernels.fused.counts import block_of
 from bnhw.kernels.fused.fields import FEW_QUADS, TILE_BYTES
 from bnhw.kernels.fused.vectors import I16, I32, LINE, PLAIN, broadcast, load_at, store_at
 from bnhw.kernels.jit import inline, intrinsic
-from bnhw.kernels.vectors import Generator
+from bnhw.kernels.vectors import WORDS, Generator
 
 ROWS = 2
 """Pixels at once: their sums of one chunk take half of sixteen registers of 128 bits."""
@@ -130,6 +130,6 @@ def _widen(builder: Any, pairs: Any) -> Any:
     return builder.add(builder.ashr(builder.shl(words, sixteen), sixteen), builder.ashr(words, sixteen))
 
 
-COUNTS = block_of(4, 1), block_of(4, 1)
+COUNTS = block_of(4, WORDS), block_of(4, WORDS)
 METHOD = (ROWS, multiply_signs, multiply_bytes, multiply_few_signs, multiply_few_bytes, *COUNTS)
 """See `bnhw.kernels.fused.rows`."""

@@ -9,6 +9,7 @@ two take (slot, pixels, stride, panel) and add one step's products to those rows
 from typing import Any
 
 from bnhw.kernels.fused.channels import multiply_channels
+from bnhw.kernels.fused.counts import outputs_of
 from bnhw.kernels.fused.few import multiply_few
 from bnhw.kernels.fused.fields import (
     C_BINARY,
@@ -140,12 +141,13 @@ def convolve_group(
     taps = table[at + C_TAPS] + chunk // 2 * table[at + C_TAPS_STRIDE]
     steps, chunks = table[at + C_STEPS], table[at + C_CHUNKS]
     kind = table[at + C_BINARY]
+    is_counted = kind in (WEIGHT_WORDS, WEIGHT_WORDS_BIPOLAR)  # counts are taken from what sums start from
     step_bytes = PANEL_BYTES if kind == WEIGHT_BYTES else STEP_WORDS_BYTES
     step_bytes = STEP_CHANNELS_BYTES if kind == WEIGHT_CHANNELS else step_bytes
     step_bytes = 2 * FEW_BYTES if kind in (WEIGHT_FEW, WEIGHT_FEW_SIGNS) else step_bytes
+    step_bytes = 2 * LANES * 64 // outputs_of(method[5]()) if is_counted else step_bytes
     weights = constants + table[at + C_WEIGHTS] + chunk // 2 * steps * step_bytes
     outputs = min(LANES * (chunks - chunk), 2 * LANES)
-    is_counted = kind in (WEIGHT_WORDS, WEIGHT_WORDS_BIPOLAR)  # counts are taken from what sums start from
     starts = constants + table[at + C_STARTS] + chunk * 64
     end = min(group + table[at + C_GROUP], table[at + C_TILE_COUNT])
     plane = 0

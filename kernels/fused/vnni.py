@@ -10,7 +10,7 @@ from bnhw.kernels.fused.counts import block_of
 from bnhw.kernels.fused.fields import FEW_QUADS
 from bnhw.kernels.fused.vectors import I32, LINE, PLAIN, broadcast, call, load_at, store_at
 from bnhw.kernels.jit import inline, intrinsic
-from bnhw.kernels.vectors import Generator
+from bnhw.kernels.vectors import SUMS, Generator
 
 ROWS = 8
 """Pixels at once: their sums of two chunks take half of the registers."""
@@ -70,6 +70,6 @@ def dot_bytes(builder: Any, sums: Any, pixels: Any, weights: Any) -> Any:
     return call(builder, "llvm.x86.avx512.vpdpbusd.512", PLAIN, [sums, *operands])
 
 
-COUNTS = block_of(8, 2), block_of(4, 2)
+COUNTS = block_of(8, SUMS), block_of(4, SUMS)
 METHOD = (ROWS, multiply_signs, multiply_bytes, multiply_few_signs, multiply_few_bytes, *COUNTS)
 """See `bnhw.kernels.fused.rows`."""

@@ -1,4 +1,4 @@
-"""Sums of products of 1-bit weights and codes of few bits, by counting bits: one word of 64 channels after the other.
+"""Sums of products of 1-bit weights and codes of few bits, by counting bits: words of 64 or 32 channels, one by one.
 
 A code q of planes x_b meets a weight of +1 (bit w = 1) or -1 (w = 0). Over many of them,
 
@@ -15,14 +15,20 @@ import numpy as np
 import numpy.typing as npt
 from numba import intp
 
-from bnhw.kernels.fused.counts import count_step, double_counts, store_differences, store_differences_by_class
+from bnhw.kernels.fused.counts import (
+    count_step,
+    double_counts,
+    outputs_of,
+    store_differences,
+    store_differences_by_class,
+)
 from bnhw.kernels.fused.fields import (
     BLOCK,
     K_FIRST,
     K_FROM,
     K_PLANES,
     K_TO,
-    STEP_WORDS_BYTES,
+    LANES,
     T_BASE,
     T_BLOCKS,
     T_CHANNELS,
@@ -88,8 +94,8 @@ def count_steps(
     """
     starts, classes, width = before
     _, _, _, _, _, zero_block, zero_narrow = method
-    pixels, narrow, lanes = len(zero_block()), len(zero_narrow()), 8 * len(zero_block()[0])
-    pixel = 8 * planes
+    pixels, narrow, lanes = len(zero_block()), len(zero_narrow()), outputs_of(zero_block())
+    pixel, word = 8 * planes, 64 // lanes
     stride = pitch * pixel
     for half in range(2):
         of_tile = tile + half * TILE_FIELDS
@@ -98,7 +104,7 @@ def count_steps(
         for row in range(0, count, pixels):
             for output in range(0, outputs, lanes):
                 sums = slot + (2 * half + output // 16) * TILE_BYTES + 64 * row + 4 * (output % 16)
-                words = (weights + 8 * output, first, end)
+                words = (weights + word * output, first, end)
                 own_starts = (starts + 4 * output, own + 8 * row if classes else 0)
                 at = start + row * stride
                 if count - row > narrow:
@@ -126,12 +132,13 @@ def count_block(
     weights, first, end = words
     starts, classes = own_starts
     totals = zero()
+    step_bytes = 2 * LANES * 64 // outputs_of(totals)
     for plane in range(planes - 1, -1, -1):
         if plane < planes - 1:
             totals = double_counts(totals)
         for step in range(first, end):
             at = source + load_word(table, taps + 3 * step) + 8 * plane
-            totals = count_step(totals, weights + STEP_WORDS_BYTES * step, at, stride)
+            totals = count_step(totals, weights + step_bytes * step, at, stride)
     shift = 1 if classes else 0
     if first:
         store_differences(sums, totals, shift, sums, 64)
