@@ -10,8 +10,9 @@ import numpy as np
 from bnhw.dtypes import Array
 from bnhw.kernels.fused.machine_code import Run, load_interpreter
 from bnhw.kernels.permission import tile_configuration
-from bnhw.kernels.select import COUNTED_CHANNELS, FUSED_CHOICES, check_runnable, counted_planes
+from bnhw.kernels.select import FUSED_CHOICES, check_runnable
 from bnhw.plan import Plan, make_plan
+from bnhw.plan_interpreter import interpreter_of
 from bnhw.plan_memory import aligned_bytes
 from bnhw.plan_storage import Form
 from bnhw.program import Program
@@ -31,13 +32,7 @@ class FusedProgram:
         check_runnable(kernels)
         self.program = program
         self.kernels = kernels
-        self.plan: Plan = make_plan(
-            program,
-            store_all=store_all,
-            most_planes=counted_planes(kernels),
-            word_channels=COUNTED_CHANNELS[kernels],
-            by_channel=kernels != "amx",
-        )
+        self.plan: Plan = make_plan(program, interpreter_of(kernels), store_all=store_all)
         self._run: Run = load_interpreter(MODULES[kernels])
         configuration = tile_configuration()
         self._tiles = aligned_bytes(configuration.size)

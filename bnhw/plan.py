@@ -11,6 +11,7 @@ import numpy as np
 from bnhw.dtypes import Array
 from bnhw.kernels.fused import fields
 from bnhw.kernels.fused.fields import BLOCK, LANES, SLOT_BYTES, SLOTS
+from bnhw.plan_interpreter import Interpreter
 from bnhw.plan_memory import lay_out
 from bnhw.plan_order import Step, order_steps
 from bnhw.plan_records import Records
@@ -23,6 +24,8 @@ from bnhw.program import Program
 MOST_IMAGES = 8
 GROUP_BYTES = 3 << 20
 """Images of a group: as many as stay in the second cache step by step."""
+ANY = Interpreter()
+"""Whatever all interpreters can do."""
 SLACK_BYTES = 1 << 16
 """Beyond the arena's tensors: tiles read past the last pixel."""
 
@@ -47,36 +50,25 @@ class Plan:
     places: Mapping[str, Place]
 
 
-def make_plan(
-    program: Program,
-    *,
-    store_all: bool = False,
-    most_planes: int = 0,
-    word_channels: int = BLOCK,
-    by_channel: bool = False,
-) -> Plan:
-    """Plan a well-formed program. With `store_all`, every tensor keeps a place of its own.
-
-    most_planes, word_channels: see `bnhw.plan_words.choose_words`. by_channel: whether the interpreter knows
-    convolutions of one channel each, and of few; else these are multiplied with weights of 0 for all others.
-    """
+def make_plan(program: Program, interpreter: Interpreter = ANY, *, store_all: bool = False) -> Plan:
+    """Plan a well-formed program for an interpreter. With `store_all`, every tensor keeps a place of its own."""
     steps = order_steps(program, store_all=store_all)
-    words = choose_words(program, most_planes, word_channels)
-    layout = lay_out(program, steps, words, share=not store_all)
+    words = choose_words(program, interpreter.most_planes, interpreter.word_channels)
+    layout = lay_out(program, steps, words, interpreter.narrow_pixels, share=not store_all)
     table = [0] * (fields.H_FIELDS + len(steps) * 3 + 2)
-    records = Records(program=program, layout=layout, words=words, word_channels=word_channels, table=table)
-    own_step = _write_steps(records, steps, by_channel=by_channel)
+    records = Records(program=program, layout=layout, words=words, interpreter=interpreter, table=table)
+    own_step = _write_steps(records, steps)
     return _join(records, own_step)
 
 
-def _write_steps(records: Records, steps: tuple[Step, ...], *, by_channel: bool) -> int:
+def _write_steps(records: Records, steps: tuple[Step, ...]) -> int:
     """Write every step's record; returns the number of the first that a group of images runs together."""
     records.write([fields.IMAGE, records.tensor(records.program.input)])
     own_step = 0
     for number, step in enumerate(steps):
         if number == records.layout.own_from:
             own_step = len(records.step_positions)
-        write_step(records, step, by_channel=by_channel)
+        write_step(records, step)
     if records.layout.own_from == len(steps):
         own_step = len(records.step_positions)
     records.write([fields.OUTPUT, records.tensor(records.program.output)])

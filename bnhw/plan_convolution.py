@@ -17,8 +17,6 @@ from bnhw.plan_storage import Form
 
 PAIR = 2 * LANES
 """Output channels of a pair of chunks."""
-STAGE_STEPS = 12
-"""Most steps between which sums stay in tiles: so many steps' weights leave room in the first cache."""
 DIRECT_SHARE = 0.7
 """Tiles read a tensor directly where at least this share of their pixels count."""
 
@@ -268,7 +266,7 @@ def _pack(panels: Array) -> Array:
     return bits.view(np.uint64).reshape(*panels.shape[:2], 2 * LANES)
 
 
-def list_stages(taps: Sequence[Tap], most: int = STAGE_STEPS) -> tuple[tuple[int, int, int], ...]:
+def list_stages(taps: Sequence[Tap], most: int) -> tuple[tuple[int, int, int], ...]:
     """(first step, end, whether another plane starts) of runs of steps, none longer than `most`."""
     stages = []
     planes = [tap.plane for tap in taps]

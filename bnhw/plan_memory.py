@@ -12,9 +12,6 @@ from bnhw.plan_storage import Area, Form, Place, Placing, code_form, place_tenso
 from bnhw.plan_words import word_form, words_name
 from bnhw.program import Convolve, Program
 
-NARROW_PIXELS = 128
-"""Convolutions of at most so many pixels expand their weights once for several images."""
-
 
 @dataclass(kw_only=True)
 class Store:
@@ -105,12 +102,12 @@ def list_uses(
     return [*uses, ((program.output,), ())]
 
 
-def first_narrow(program: Program, steps: Sequence[Step]) -> int:
-    """The step from which on no convolution has more pixels than `NARROW_PIXELS`: there, weights cost the most."""
+def first_narrow(program: Program, steps: Sequence[Step], most_pixels: int) -> int:
+    """The step from which on no convolution has more pixels than that: there, weights cost the most."""
     wide = [
         number
         for number, step in enumerate(steps)
-        if isinstance(step.main, Convolve) and math.prod(program.tensor[step.main.output].shape[:2]) > NARROW_PIXELS
+        if isinstance(step.main, Convolve) and math.prod(program.tensor[step.main.output].shape[:2]) > most_pixels
     ]
     return wide[-1] + 1 if wide else 0
 
@@ -138,11 +135,16 @@ class Layout:
         return planes_name(name) if planes_name(name) in self.forms else None
 
 
-def lay_out(program: Program, steps: tuple[Step, ...], words: Mapping[str, int], *, share: bool) -> Layout:
-    """Place every tensor; share: see `bnhw.plan_storage.place_tensors`."""
+def lay_out(
+    program: Program, steps: tuple[Step, ...], words: Mapping[str, int], narrow_pixels: int, *, share: bool
+) -> Layout:
+    """Place every tensor.
+
+    narrow_pixels: see `bnhw.plan_interpreter.Interpreter`. share: see `bnhw.plan_storage.place_tensors`.
+    """
     forms = list_forms(program, steps, words)
     uses = list_uses(program, steps, forms, words)
-    own_from = first_narrow(program, steps)
+    own_from = first_narrow(program, steps, narrow_pixels)
     names = {name for reads, writes in uses[1 + own_from :] for name in (*reads, *writes)}
     shared = {name: form for name, form in forms.items() if name not in names}
     own = {name: form for name, form in forms.items() if name in names}

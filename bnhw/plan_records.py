@@ -7,6 +7,7 @@ import numpy as np
 
 from bnhw.dtypes import Array
 from bnhw.kernels.fused import fields
+from bnhw.plan_interpreter import Interpreter
 from bnhw.plan_memory import Layout, Store
 from bnhw.plan_order import TailOperation
 from bnhw.plan_storage import Area, Place
@@ -18,7 +19,7 @@ from bnhw.program import Program
 class Records:
     """What has been written so far; used once.
 
-    words, word_channels: see `bnhw.plan_words.choose_words`. step_positions: where each step's record starts. offsets:
+    words: see `bnhw.plan_words.choose_words`. step_positions: where each step's record starts. offsets:
     positions in the table of numbers that count from the start of an area. additions: names that saturated sums are
     counted for. panel_bytes, gather_bytes: the largest expanded weights, and gathered pixels of each panel. derived:
     tensors whose planes or words are written.
@@ -27,7 +28,7 @@ class Records:
     program: Program
     layout: Layout
     words: Mapping[str, int]
-    word_channels: int
+    interpreter: Interpreter
     table: list[int]
     step_positions: list[int] = field(default_factory=list)
     constants: Store = field(default_factory=Store)

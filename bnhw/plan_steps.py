@@ -20,13 +20,13 @@ from bnhw.program import (
 )
 
 
-def write_step(records: Records, step: Step, *, by_channel: bool) -> None:
-    """Write one step; by_channel: see `bnhw.plan.make_plan`."""
+def write_step(records: Records, step: Step) -> None:
+    """Write one step."""
     match step.main:
         case None:
             _write_map(records, step)
         case Convolve() as convolve:
-            write_convolve(records, convolve, step.tail, by_channel=by_channel)
+            write_convolve(records, convolve, step.tail)
         case PoolSum() | PoolMaximum() | SumGlobal() as pool:
             _write_pool(records, pool)
         case LookUp() as look_up:

@@ -42,11 +42,9 @@ Offsets = tuple[tuple[int, int], ...]
 """(byte offset from the first pixel, bytes of a pixel) of each step."""
 
 
-def write_convolve(records: Records, convolve: Convolve, tail: Tail, *, by_channel: bool) -> None:
-    """Write a convolution with its tail, and before it what splits, packs or gathers its codes.
-
-    by_channel: see `bnhw.plan.make_plan`.
-    """
+def write_convolve(records: Records, convolve: Convolve, tail: Tail) -> None:
+    """Write a convolution with its tail, and before it what splits, packs or gathers its codes."""
+    by_channel = records.interpreter.by_channel
     if convolve.output in records.words:
         _write_counting(records, convolve, tail)
     elif by_channel and is_depthwise(records.program, convolve):
@@ -69,7 +67,9 @@ def _write_multiplying(records: Records, convolve: Convolve, tail: Tail) -> None
     starts = np.zeros((len(form.fill), len(order.weights) * PAIR), np.int64)
     starts[-1] = -_zero(records, convolve.inputs[0], place) * order.sums
     kind = fields.WEIGHT_BITS if order.binary else fields.WEIGHT_BYTES
-    record = _convolve_record(records, convolve, tail, readings[0], list_stages(order.taps[0]))
+    record = _convolve_record(
+        records, convolve, tail, readings[0], list_stages(order.taps[0], records.interpreter.stage_steps)
+    )
     record[fields.C_TAPS : fields.C_TAPS_STRIDE + 1] = [taps, 3 * len(order.taps[0]) if len(order.taps) > 1 else 0]
     record[fields.C_WEIGHTS : fields.C_STARTS + 1] = _keep(records, order.weights, kind, starts)
     record[fields.C_PLANES] = len(form.fill)
@@ -124,16 +124,16 @@ def _write_counting(records: Records, convolve: Convolve, tail: Tail) -> None:
     taps = list_word_taps(place.form, window)
     size = records.program.tensor[convolve.output].shape[:2]
     reading = read_tensor(place.form, place.offset, taps, window, size, gather=False)
-    steps = split_offsets(reading.offsets, place.form.shape[2], records.word_channels)
+    steps = split_offsets(reading.offsets, place.form.shape[2], records.interpreter.word_channels)
     kind = fields.WEIGHT_WORDS_BIPOLAR if bipolar else fields.WEIGHT_WORDS
-    stages = list_stages(taps[:1] * len(steps), STAGE_WORDS * BLOCK // records.word_channels)
+    stages = list_stages(taps[:1] * len(steps), STAGE_WORDS * BLOCK // records.interpreter.word_channels)
     record = _convolve_record(records, convolve, tail, replace(reading, offsets=steps), stages)
     if bipolar:
         starts, classes = start_bipolar_counts(weights, window, place.form.shape[:2], size)
         record[fields.C_CLASSES] = records.constants.add(classes)
     else:
         starts = start_counts(weights, records.layout.forms[source].fill[0], planes)
-    words = order_words(weights, records.word_channels)
+    words = order_words(weights, records.interpreter.word_channels)
     offsets = [number for offset, pitch in steps for number in (offset, pitch, LANES)]
     record[fields.C_TAPS] = records.append([*offsets, 0, 0, 0])
     record[fields.C_WEIGHTS : fields.C_STARTS + 1] = _keep(records, words, kind, starts)

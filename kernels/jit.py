@@ -39,11 +39,6 @@ def inline(function: Function) -> Function:
     return cast(Function, numba.njit(nogil=True)(function))
 
 
-def inline_always(function: Function) -> Function:
-    """As `inline`, without leaving it to LLVM whether a call remains."""
-    return cast(Function, numba.njit(nogil=True, forceinline=True)(function))
-
-
 def entry(*arguments: nb.Type) -> Callable[[Function], Function]:
     """Compile `function` at its first call, for exactly these argument types, and cache it on disk."""
     return partial(_compile_lazily, arguments)

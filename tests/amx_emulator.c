@@ -1,7 +1,7 @@
 /* AMX tile instructions on processors without them, for tests: preloaded, it catches the signal of an unknown
  * instruction, decodes it, computes what Intel's manual says, and goes on behind it. Every thread has tiles of its own.
  * An instruction on tiles that are not configured, or a shape that a configuration does not have, ends the process with
- * a message: on a real processor it would be a fault.
+ * a message: on a real processor it would be a fault. With AMX_EMULATOR_FAULT in the environment, products are wrong.
  *
  *     gcc -O3 -shared -fPIC -ftls-model=initial-exec -o amx_emulator.so amx_emulator.c -ldl
  *
@@ -26,6 +26,7 @@ static __thread struct {
     uint8_t data[TILES][ROWS][ROW_BYTES];
 } tiles;
 static struct sigaction previous;
+static int fault; /* whether the first sum of every product is wrong, for tests of tests */
 
 static void fail(const char *what) {
     ssize_t ignored = write(STDERR_FILENO, what, strlen(what));
@@ -117,6 +118,7 @@ static void multiply(const struct instruction *in) {
                     line[column] = (uint32_t)line[column]
                         + (uint32_t)((is_first_signed ? (int8_t)a : a) * (is_second_signed ? (int8_t)b : b));
                 }
+        if (row == 0) line[0] += fault;
         memcpy(tiles.data[sums][row], line, sizeof line);
     }
 }
@@ -148,6 +150,7 @@ static void on_unknown_instruction(int signal, siginfo_t *info, void *context) {
 __attribute__((constructor)) static void start(void) {
     struct sigaction action = {.sa_sigaction = on_unknown_instruction, .sa_flags = SA_SIGINFO | SA_NODEFER};
     sigaction(SIGILL, &action, &previous);
+    fault = getenv("AMX_EMULATOR_FAULT") != NULL;
 }
 
 /* The operating system's permission for tiles is given here. */

@@ -14,6 +14,7 @@ from bnhw.fused import FusedProgram
 from bnhw.kernels.fused import fields
 from bnhw.ops import Window
 from bnhw.plan import Plan, make_plan
+from bnhw.plan_interpreter import Interpreter
 from bnhw.plan_order import order_steps
 from bnhw.plan_tail import fuse_passes
 from bnhw.plan_words import choose_words
@@ -306,7 +307,7 @@ COUNTED = (  # layer, most planes, planes that are counted (0: multiplied)
 def test_bits_are_counted_where_that_is_faster(layer: Layer, most_planes: int, planes: int) -> None:
     program = layer.program()
     assert list(choose_words(program, most_planes).values()) == ([planes] if planes else [])
-    plan = make_plan(program, most_planes=most_planes)
+    plan = make_plan(program, Interpreter(most_planes=most_planes))
     size = int(plan.table[fields.H_SIZE])
     steps = plan.table[fields.H_FIELDS : fields.H_FIELDS + plan.table[fields.H_STEPS]]
     kinds = [int(plan.table[at]) for at in steps if at < size]
@@ -327,7 +328,9 @@ GROUPED = (  # layer, how its weights lie, weights that are multiplied for each 
 
 @pytest.mark.parametrize(("layer", "kind", "waste"), GROUPED, ids=str)
 def test_groups_of_few_channels_are_multiplied_chunk_by_chunk(layer: Layer, kind: int, waste: int | None) -> None:
-    record, kept = (convolution_record(make_plan(layer.program(), by_channel=known)) for known in (True, False))
+    record, kept = (
+        convolution_record(make_plan(layer.program(), Interpreter(by_channel=known))) for known in (True, False)
+    )
     assert record[fields.C_BINARY] == kind
     assert kept[fields.C_BINARY] in (fields.WEIGHT_BYTES, fields.WEIGHT_BITS)
     if waste is not None:
@@ -345,7 +348,7 @@ def convolution_record(plan: Plan) -> Array:
 @pytest.mark.parametrize(("word_channels", "words"), [(64, 3), (32, 5)])
 def test_words_of_fewer_channels_are_filled_better(word_channels: int, words: int) -> None:
     program = Layer(channels=160, codes=BIPOLAR).program()
-    record = convolution_record(make_plan(program, most_planes=2, word_channels=word_channels))
+    record = convolution_record(make_plan(program, Interpreter(most_planes=2, word_channels=word_channels)))
     assert record[fields.C_STEPS] == 9 * words
     layer = Layer(channels=33, codes=BIPOLAR).program()
     assert bool(choose_words(layer, 1, word_channels)) is False
@@ -360,7 +363,7 @@ def test_words_are_packed_once_for_all_that_read_them() -> None:
     wide = [builder.requantise(one, RESIDUAL, multiplier_bits=12) for one in sums]
     total = builder.add(builder.add(wide[0], wide[1], -3000, 3000), wide[2], -3000, 3000)
     program = builder.program(builder.sum_global(total))
-    plan = make_plan(program, most_planes=2)
+    plan = make_plan(program, Interpreter(most_planes=2))
     steps = plan.table[fields.H_FIELDS : fields.H_FIELDS + plan.table[fields.H_STEPS]]
     assert [int(plan.table[at]) for at in steps].count(fields.PACK) == 1
     for kernels in CHOICES:

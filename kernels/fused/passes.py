@@ -1,7 +1,7 @@
-"""The commonest ends of a convolution, each in one pass over the sums, some rows at a time.
+"""The commonest ends of a convolution, each in one pass over the sums of two tiles and two chunks.
 
-They equal the single operations of `bnhw.kernels.fused.tail`, one behind the other. Rows are the pixels of two tiles,
-so that an interpreter may put a few of them between tile multiplications, which do not need the same units.
+They equal the single operations of `bnhw.kernels.fused.tail`, one behind the other. A pass holds whatever it needs, so
+that an interpreter may start it, go on with other tiles, and run it once the lines that it writes are at hand.
 """
 
 from typing import TypeAlias
@@ -35,6 +35,8 @@ from bnhw.kernels.fused.requantising import requantise
 from bnhw.kernels.fused.vectors import (
     add,
     count_different,
+    fetch_to_read,
+    fetch_to_write,
     largest,
     load_shorts,
     load_sums,
@@ -50,12 +52,9 @@ from bnhw.kernels.fused.vectors import (
     store_wide,
     subtract,
 )
-from bnhw.kernels.jit import inline, inline_always
+from bnhw.kernels.jit import inline
 
 Table = npt.NDArray[np.int64]
-PASS_ROWS = 2 * LANES
-"""Rows of a pass: the pixels of two tiles."""
-
 Work: TypeAlias = tuple[int, int, int, int, int, int, int, int, int, int, int, int, int, int]
 """Whatever a pass needs but the places of its two tiles: (operation's kind, chunks 1 or 2, address of the first one's
 constants, address of the sums, `O_LEVELS` or `O_LOW_BITS` of the operation; of the codes bytes of an element,
@@ -68,9 +67,8 @@ Start: TypeAlias = tuple[int, int, int, int]
 
 Pass: TypeAlias = tuple[Work, Start, Start]
 
-Progress: TypeAlias = tuple[int, int, int, int]
-"""(rows that are done, address of the next codes, offset of the next element of 2 bytes, pixels left in the image's
-row)."""
+NOTHING: Pass = ((0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0), (0, 0, 0, 0), (0, 0, 0, 0))
+"""A pass over no pixels."""
 
 
 @inline
@@ -117,49 +115,72 @@ def start_tile(table: Table, tensor: int, tile: int, codes: int, pitch: int, wid
     return address, wide, width - table[tile + 2], table[tile + 3]
 
 
-@inline_always
-def run_rows(own: Pass, progress: Progress, rows: int) -> Progress:
-    """The next rows, all of one tile; those of pixels that do not count are left out."""
-    work, first, second = own
-    done, address, wide, left = progress
-    if done == 0:
-        address, wide, left, _ = first
-    if done == LANES:
-        address, wide, left, _ = second
-    end = min(done + rows, first[3] if done < LANES else LANES + second[3])
-    after = (address, wide, left)
-    if end > done:
-        places = (work[3] + done // LANES * TILE_BYTES + 64 * done, end - done, address, wide, left)
-        after = add_residual(work, places) if work[0] == RESIDUAL else requantise_and_store(work, places)
-    return done + rows, after[0], after[1], after[2]
+@inline
+def fetch_lines(own: Pass) -> None:
+    """Ask for the lines that a pass will write, or add, in the first cache.
 
-
-@inline_always
-def requantise_and_store(work: Work, places: tuple[int, int, int, int, int]) -> tuple[int, int, int]:
-    """Requantise and store codes of 1 or 2 bytes.
-
-    places: the first row's sums, rows, and what `Progress` says behind its first number; returned as they are behind
-    the last row.
+    Stores wait for one another: a line that comes from the second cache costs its whole latency.
     """
-    kind, chunks, _, _, low_bits, size, _, _, pitch, skip, width, _, _, _ = work
-    sums, rows, address, wide, left = places
-    while rows > 0:
-        run = min(rows, left)
-        if kind == SHIFT_STORE:
-            store_shifted(work, sums, run, address)
-        elif chunks == 2 and size == 1 and low_bits == 0:
-            store_pairs_of_codes(work, sums, run, address)
-        else:
-            for part in range(chunks):
-                store_codes(work, part, sums, run, address)
-        sums, rows, left = sums + 64 * run, rows - run, left - run
-        address += run * pitch
+    work, first, second = own
+    fetch_tile(work, first)
+    fetch_tile(work, second)
+
+
+@inline
+def fetch_tile(work: Work, start: Start) -> None:
+    """The same of one tile."""
+    _, _, _, _, _, _, _, _, pitch, skip, width, added, total, _ = work
+    address, wide, left, rows = start
+    for _ in range(rows):
+        fetch_to_write(address)
+        if added > 0:
+            fetch_to_read(added + wide)
+        if total > 0:
+            fetch_to_write(total + wide)
+        address, wide, left = address + pitch, wide + 2 * pitch, left - 1
         if left == 0:
             address, left = address + skip, width
-    return address, wide, left
 
 
-@inline_always
+@inline
+def run_pass(own: Pass) -> None:
+    """All pixels that count."""
+    work, first, second = own
+    run_tile(work, work[3], first)
+    run_tile(work, work[3] + 2 * TILE_BYTES, second)
+
+
+@inline
+def run_tile(work: Work, sums: int, start: Start) -> None:
+    """The pixels of one tile, in runs within a row of the image."""
+    kind, _, _, _, _, _, _, _, pitch, skip, width, _, _, _ = work
+    address, wide, left, rows = start
+    while rows > 0:
+        run = min(rows, left)
+        if kind == RESIDUAL:
+            add_residual(work, sums, run, address, wide)
+        else:
+            requantise_and_store(work, sums, run, address)
+        sums, rows, left = sums + 64 * run, rows - run, left - run
+        address, wide = address + run * pitch, wide + run * 2 * pitch
+        if left == 0:
+            address, left = address + skip, width
+
+
+@inline
+def requantise_and_store(work: Work, sums: int, rows: int, address: int) -> None:
+    """Requantise and store some pixels as codes of 1 or 2 bytes."""
+    kind, chunks, _, _, low_bits, size, _, _, _, _, _, _, _, _ = work
+    if kind == SHIFT_STORE:
+        store_shifted(work, sums, rows, address)
+    elif chunks == 2 and size == 1 and low_bits == 0:
+        store_pairs_of_codes(work, sums, rows, address)
+    else:
+        for part in range(chunks):
+            store_codes(work, part, sums, rows, address)
+
+
+@inline
 def store_shifted(work: Work, sums: int, rows: int, address: int) -> None:
     """Some pixels as codes of 1 byte, by additions and shifts alone."""
     _, chunks, own, _, levels, _, _, _, pitch, _, _, _, _, _ = work
@@ -176,7 +197,7 @@ def store_shifted(work: Work, sums: int, rows: int, address: int) -> None:
             store_bytes(address + row * pitch, smallest(largest(one, spread(low)), spread(high)))
 
 
-@inline_always
+@inline
 def store_pairs_of_codes(work: Work, sums: int, rows: int, address: int) -> None:
     """Some pixels of two chunks as codes of 1 byte: the commonest case."""
     _, _, own, _, _, _, bias, shift, pitch, _, _, _, _, _ = work
@@ -215,34 +236,33 @@ def store_codes(work: Work, part: int, sums: int, rows: int, address: int) -> No
 
 
 @inline
-def add_residual(work: Work, places: tuple[int, int, int, int, int]) -> tuple[int, int, int]:
-    """Requantise, add, store, requantise and store; sums that are clamped are counted. As `requantise_and_store`."""
-    _, chunks, own, _, _, _, _, _, pitch, _, _, _, _, counter = work
-    sums, rows, address, wide, left = places
-    clamped, after, after_left = 0, address, left
+def add_residual(work: Work, sums: int, rows: int, address: int, wide: int) -> None:
+    """Requantise, add, store, requantise and store some pixels; sums that are clamped are counted."""
+    _, chunks, own, _, _, _, _, _, _, _, _, _, _, counter = work
+    clamped = 0
     for part in range(chunks):
-        own_places = (sums + part * TILE_BYTES, rows, address + part * LANES, wide + part * 2 * LANES, left)
-        more, after, after_left = add_residual_chunk(work, own + part * RESIDUAL_BYTES, own_places)
-        clamped += more
-        after -= part * LANES
+        places = (address + part * LANES, wide + part * 2 * LANES)
+        clamped += add_residual_chunk(work, own + part * RESIDUAL_BYTES, sums + part * TILE_BYTES, rows, places)
     store_wide(counter, load_wide(counter) + clamped)
-    return after, wide + rows * 2 * pitch, after_left
 
 
 @inline
-def add_residual_chunk(work: Work, own: int, places: tuple[int, int, int, int, int]) -> tuple[int, int, int]:
-    """The same of one chunk, whose constants are at `own`: how many sums were clamped, and where the next codes go."""
-    _, _, _, _, low_bits, _, bias, shift, pitch, skip, width, added, total, _ = work
-    sums, rows, address, wide, left = places
+def add_residual_chunk(work: Work, own: int, sums: int, rows: int, places: tuple[int, int]) -> int:
+    """The same of one chunk, whose constants are at `own`: how many sums were clamped.
+
+    places: address of the codes, and offset in the tensors of 2 bytes.
+    """
+    _, _, _, _, low_bits, _, bias, shift, pitch, _, _, added, total, _ = work
+    address, wide = places
     low, high, factor = load_sums(own), load_sums(own + 64), load_sums(own + 128)
-    offset, places_right = load_sums(own + 192), load_sums(own + 256)
+    offset, right = load_sums(own + 192), load_sums(own + 256)
     least, most = load_sums(own + REQUANTISE_BYTES), load_sums(own + REQUANTISE_BYTES + 64)
     then = own + REQUANTISE_BYTES + ADD_BYTES
     then_low, then_high, then_factor = load_sums(then), load_sums(then + 64), load_sums(then + 128)
     then_offset, then_right = load_sums(then + 192), load_sums(then + 256)
     clamped = 0
     for row in range(rows):
-        own_codes = requantise(load_sums(sums + 64 * row), low, high, factor, offset, places_right, low_bits)
+        own_codes = requantise(load_sums(sums + 64 * row), low, high, factor, offset, right, low_bits)
         exact = add(own_codes, load_shorts(added + wide))
         bounded = smallest(largest(exact, least), most)
         clamped += count_different(exact, bounded)
@@ -252,8 +272,4 @@ def add_residual_chunk(work: Work, own: int, places: tuple[int, int, int, int, i
         store_bytes(address, shift_left(subtract(after, spread(bias)), spread(shift)))
         wide += 2 * pitch
         address += pitch
-        left -= 1
-        if left == 0:
-            address += skip
-            left = width
-    return clamped, address, left
+    return clamped

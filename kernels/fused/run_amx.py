@@ -1,7 +1,5 @@
 """The interpreter for machines with AMX."""
 
-from typing import TypeAlias
-
 from numba import int64
 
 from bnhw.kernels.fused.amx import (
@@ -49,53 +47,23 @@ from bnhw.kernels.fused.fields import (
 from bnhw.kernels.fused.interpreter import Batch, Memory, Table, finish_sums, run_for_images
 from bnhw.kernels.fused.machine_code import ENTRY
 from bnhw.kernels.fused.panels import expand_panel, shift_sums
-from bnhw.kernels.fused.passes import PASS_ROWS, Pass, Progress, run_rows, start_pass
+from bnhw.kernels.fused.passes import NOTHING, Pass, fetch_lines, run_pass, start_pass
 from bnhw.kernels.jit import inline, machine_code, tensor_in
-
-Pending: TypeAlias = tuple[Pass, Progress]
-"""The pass over the sums of two tiles that is under way: its rows go between the next tile multiplications."""
-
-BETWEEN = True
-LATE = False
-SEQ = False
-EXPAND_FIRST = False
-DONE: Progress = (PASS_ROWS, 0, 0, 0)
-"""The progress of a pass without rows left."""
-
-
-@inline
-def rows_between(steps: int) -> int:
-    """How many rows of a pass go behind each of so many steps, so that all have gone with the last, if they can."""
-    rows = 1
-    while rows * steps < PASS_ROWS and rows < LANES:
-        rows *= 2
-    return rows
 
 
 @inline
 def multiply_expanding(
-    table: Table,
-    taps: int,
-    source: int,
-    pitch: int,
-    tile: int,
-    first: int,
-    end: int,
-    words: int,
-    panel: int,
-    pending: Pending,
-) -> Progress:
+    table: Table, taps: int, source: int, pitch: int, tile: int, first: int, end: int, words: int, panel: int
+) -> None:
     """Steps first..end of two tiles, while the weights of each following step are expanded."""
     expand_panel(words + first * STEP_WORDS_BYTES, panel + first * PANEL_BYTES, table[taps + 3 * first + 2])
     one, other = table[tile], table[tile + TILE_FIELDS]
-    own_pass, progress = pending
-    rows = rows_between(end - first)
     for step in range(first, end):
         tap = taps + 3 * step
         start, pixel = source + table[tap], table[tap + 1]
         weights = panel + step * PANEL_BYTES
-        next_rows = table[tap + 5] if step + 1 < end else 0
-        if next_rows == LANES:
+        rows = table[tap + 5] if step + 1 < end else 0
+        if rows == LANES:
             multiply_and_expand(
                 start + one * pixel,
                 start + other * pixel,
@@ -105,70 +73,50 @@ def multiply_expanding(
                 weights + PANEL_BYTES,
             )
         else:
-            if next_rows > 0:
-                expand_panel(words + (step + 1) * STEP_WORDS_BYTES, weights + PANEL_BYTES, next_rows)
+            if rows > 0:
+                expand_panel(words + (step + 1) * STEP_WORDS_BYTES, weights + PANEL_BYTES, rows)
             multiply_step(start + one * pixel, start + other * pixel, pitch * pixel, weights)
-        if BETWEEN and progress[0] < PASS_ROWS:
-            progress = run_rows(own_pass, progress, rows)
-    return progress
 
 
 @inline
 def multiply_expanded(
-    table: Table,
-    taps: int,
-    source: int,
-    pitch: int,
-    tile: int,
-    first: int,
-    end: int,
-    panel: int,
-    pending: Pending,
-) -> Progress:
+    table: Table, taps: int, source: int, pitch: int, tile: int, first: int, end: int, panel: int
+) -> None:
     """Steps first..end of two tiles with weights that are bytes."""
     one, other = table[tile], table[tile + TILE_FIELDS]
-    own_pass, progress = pending
-    rows = rows_between(end - first)
     for step in range(first, end):
         tap = taps + 3 * step
         start, pixel = source + table[tap], table[tap + 1]
         multiply_step(start + one * pixel, start + other * pixel, pitch * pixel, panel + step * PANEL_BYTES)
-        if BETWEEN and progress[0] < PASS_ROWS:
-            progress = run_rows(own_pass, progress, rows)
-    return progress
 
 
 @inline
-def finish_pass(pending: Pending) -> None:
-    """The rows that are left of a pass."""
-    own_pass, progress = pending
-    while progress[0] < PASS_ROWS:
-        progress = run_rows(own_pass, progress, LANES - progress[0] % LANES)
+def start_tail(table: Table, at: int, memory: Memory, chunk: int, tile: int, slot: int) -> Pass:
+    """Run the tail of a convolution on the sums of two tiles; one that is a single pass is started only, and returned.
 
-
-@inline
-def start_tail(table: Table, at: int, memory: Memory, chunk: int, tile: int, slot: int, own_pass: Pass) -> Pending:
-    """Run the tail of a convolution on the sums of two tiles; a tail that is one pass is left to go between the next
-    multiplications."""
+    It is run behind the next tiles' multiplications: the tile unit is still busy with them then, and the lines that
+    the pass writes have come.
+    """
     constants, arena, counts, _, _, _ = memory
     operation = table[at + C_TAIL]
     if table[at + C_TAIL_COUNT] > 1 or table[operation + O_KIND] < REQUANTISE_STORE:
         finish_sums(table, at, memory, chunk, tile, slot)
-        return own_pass, DONE
+        return NOTHING
     chunks, width = table[at + C_CHUNKS], table[at + C_WIDTH]
     started = start_pass(table, operation, constants, arena, counts, chunk, chunks, tile, width, slot)
-    return started, (0, 0, 0, 0)
+    fetch_lines(started)
+    return started
 
 
 @inline
 def convolve_group(
-    table: Table, at: int, memory: Memory, chunk: int, group: int, is_first: bool, slots: int, pending: Pending
-) -> Pending:
+    table: Table, at: int, memory: Memory, chunk: int, group: int, is_first: bool, slots: int, started: Pass
+) -> Pass:
     """Two chunks of some tiles of pixels, whose sums stay in the first cache between stages.
 
     is_first: whether the weights are to be expanded, not yet done for another image. slots: bytes from the first slot
     of sums to those that are used, one behind the other, the first behind the last. One slot more than a group has
-    keeps the sums of a pass that is under way.
+    keeps the sums of the pass that was started last; it is run here, and the last one of this group is returned.
     """
     constants, arena, _, _, sums, panel = memory
     taps = table[at + C_TAPS] + chunk // 2 * table[at + C_TAPS_STRIDE]
@@ -194,27 +142,18 @@ def convolve_group(
                 if table[bounds + 2]:
                     shift_sums(slot, starts + plane * ((chunks + 1) // 2) * 128)
                 load_slot(slot)
-            if EXPAND_FIRST and is_binary and is_first and number == 0:
-                for step in range(first, last):
-                    words = weights + step * STEP_WORDS_BYTES
-                    expand_panel(words, panel + step * PANEL_BYTES, table[taps + 3 * step + 2])
-            if not EXPAND_FIRST and is_binary and is_first and number == 0:
-                progress = multiply_expanding(table, taps, source, pitch, tile, first, last, weights, panel, pending)
+            if is_binary and is_first and number == 0:
+                multiply_expanding(table, taps, source, pitch, tile, first, last, weights, panel)
             else:
                 expanded = panel if is_binary else weights
-                progress = multiply_expanded(table, taps, source, pitch, tile, first, last, expanded, pending)
-            pending = (pending[0], progress)
-            if LATE:
-                finish_pass(pending)
-                pending = (pending[0], DONE)
-            store_slot(slot)
+                multiply_expanded(table, taps, source, pitch, tile, first, last, expanded)
             if stage == table[at + C_STAGE_COUNT] - 1:
-                finish_pass(pending)
-                pending = start_tail(table, at, memory, chunk, tile, slot, pending[0])
-                if SEQ:
-                    finish_pass(pending)
-                    pending = (pending[0], DONE)
-    return pending
+                run_pass(started)
+                store_slot(slot)
+                started = start_tail(table, at, memory, chunk, tile, slot)
+            else:
+                store_slot(slot)
+    return started
 
 
 @inline
@@ -224,16 +163,15 @@ def convolve(table: Table, at: int, first_image: int, end_image: int, memory: Me
     group_tiles, tiles = table[at + C_GROUP], table[at + C_TILE_COUNT]
     all_slots = (group_tiles // 2 + 1) * SLOT_BYTES
     slots = 0
-    nothing = (0, 0, 0, 0)
-    pending = (((0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0), nothing, nothing), DONE)
+    started = NOTHING
     for chunk in range(0, table[at + C_CHUNKS], 2):
         for image in range(first_image, end_image):
             own = table[image * size : (image + 1) * size]
             for group in range(0, tiles, group_tiles):
-                pending = convolve_group(own, at, memory, chunk, group, image == first_image, slots, pending)
+                started = convolve_group(own, at, memory, chunk, group, image == first_image, slots, started)
                 slots += min(group_tiles, tiles - group) // 2 * SLOT_BYTES
                 slots = slots if slots < all_slots else slots - all_slots
-    finish_pass(pending)
+    run_pass(started)
 
 
 @inline

@@ -36,7 +36,7 @@ from bnhw.kernels.fused.fields import (
     TILE_BYTES,
     TILE_FIELDS,
 )
-from bnhw.kernels.fused.passes import PASS_ROWS, run_rows, start_pass
+from bnhw.kernels.fused.passes import run_pass, start_pass
 from bnhw.kernels.fused.places import first_pixel, load_chunk, place_chunk, store_chunk
 from bnhw.kernels.fused.requantising import requantise
 from bnhw.kernels.fused.vectors import (
@@ -260,10 +260,7 @@ def run_tail(
         target = sums if second == 0 else slots + second * SLOT_BYTES
         kind = table[operation + O_KIND]
         if kind >= REQUANTISE_STORE:
-            own_pass = start_pass(table, operation, constants, arena, counts, chunk, chunks, tile, width, source)
-            progress = (0, 0, 0, 0)
-            for _ in range(0, PASS_ROWS, LANES):
-                progress = run_rows(own_pass, progress, LANES)
+            run_pass(start_pass(table, operation, constants, arena, counts, chunk, chunks, tile, width, source))
             continue
         for half in range(2):
             for part in range(min(2, chunks - chunk)):

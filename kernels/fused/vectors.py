@@ -211,6 +211,27 @@ def copy_line(typing: Any, source: Any, target: Any) -> Generator:
     return nb.void(intp, intp), generate
 
 
+def _fetcher(to_write: int) -> Generator:
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        place = builder.inttoptr(values[0], I8.as_pointer())
+        call(builder, "llvm.prefetch.p0", ir.VoidType(), [place, I32(to_write), I32(3), I32(1)])
+        return context.get_dummy_value()
+
+    return nb.void(intp), generate
+
+
+@intrinsic
+def fetch_to_read(typing: Any, address: Any) -> Generator:
+    """Ask for the line at an address in the first cache."""
+    return _fetcher(0)
+
+
+@intrinsic
+def fetch_to_write(typing: Any, address: Any) -> Generator:
+    """The same, to be written."""
+    return _fetcher(1)
+
+
 @intrinsic
 def spread(typing: Any, number: Any) -> Generator:
     """Sixteen times the low 32 bits of a number."""
