@@ -6,7 +6,8 @@ Cases, by what stands before the points:
 3. Values that no image can make negative (ReLU, also behind a pool): unsigned, zero point 0.
 4. Values with a negative floor (shifted ReLU, also behind a pool): unsigned with code 0 as near the floor as an
    integer zero point allows, so that the clamp costs nothing; but case 5 where that is finer, because the floor lies
-   far below what is seen, and zero point 0 where the floor is less than one code beside the range.
+   far below what is seen. Where the floor is less than one code beside the range, the zero point is 0, or with ranges
+   of the least error 1 and the highest values clipped, whichever makes less noise.
 5. Anything else: signed, symmetric, zero point 0.
 6. ARGUMENT: unsigned of ARGUMENT_BITS, because its codes are places in a table; the zero point is where 0 falls.
 7. LOGITS: signed, LOGIT_BITS.
@@ -98,7 +99,8 @@ def find_form(role: Role, floor: float, seen: Observed, options: CompileOptions,
             held = seen.histogram.quantile(ranges.percent / 100)
             return _pointwise(bits, floor, max(low, -held), min(high, held), finest)
         case RangeMethod.MSE:
-            return _least_error(form, seen, finest)
+            forms = [_least_error(form, seen, finest) for form in (form, *_floored(form, floor, finest))]
+            return min(forms, key=lambda form: seen.histogram.noise(form.at(form.least)))
 
 
 def _pointwise(bits: int, floor: float, low: float, high: float, finest: float) -> Form:
@@ -115,6 +117,13 @@ def _pointwise(bits: int, floor: float, low: float, high: float, finest: float) 
         return Form(dtype=unsigned, least=from_zero, most=2 * from_zero)
     form = Form(dtype=unsigned, floor=floor, least=floored, most=2 * floored)
     return form if floored <= symmetric.least else symmetric
+
+
+def _floored(form: Form, floor: float, finest: float) -> tuple[Form, ...]:
+    """Of case 4 the other way out where the range asks for codes coarser than the floor: code 1 at 0, clipped above."""
+    if form.floor or form.dtype.signed or not -math.inf < floor <= -finest:
+        return ()
+    return (Form(dtype=form.dtype, floor=floor, least=-floor, most=-2 * floor),)
 
 
 def _symmetric(bits: int, largest: float, finest: float) -> Form:
