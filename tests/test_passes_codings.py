@@ -95,6 +95,23 @@ def test_the_image_has_the_width_of_the_input() -> None:
     assert form_of(normal(), role=Role.INPUT, options=CompileOptions(input_bits=9)).dtype.bits == 9
 
 
+def test_codings_case_4_a_floor_that_most_values_have_is_kept_and_the_tail_clipped() -> None:
+    random = np.random.default_rng(0)
+    values = np.where(random.random(50000) < 0.85, -1.0, random.exponential(25, 50000))
+    assert values.max() > 255
+    whole, clipped = (
+        form_of(values, floor=-1.0, options=CompileOptions(ranges=ranges)) for ranges in ("min-max", "mse")
+    )
+    histogram = observed(values).histogram
+    assert (whole.floor, clipped.floor, clipped.at(clipped.least).zero_point) == (0, -1, 1)
+    assert histogram.noise(clipped.at(clipped.least)) < histogram.noise(whole.at(whole.least)) / 5
+
+
+def test_codings_case_4_a_floor_that_few_values_have_gives_way_to_the_tail() -> None:
+    values = np.maximum(np.random.default_rng(0).normal(0, 400, 50000), -1)
+    assert form_of(values, floor=-1.0, options=CompileOptions(ranges="mse")).floor == 0
+
+
 @pytest.mark.parametrize("ranges", ["min-max", "mse", "percentile"])
 @pytest.mark.parametrize("floor", [-math.inf, -1.0, 0.0])
 def test_no_scale_is_below_the_finest(ranges: str, floor: float) -> None:

@@ -121,7 +121,7 @@ def _pointwise(bits: int, floor: float, low: float, high: float, finest: float) 
 
 def _floored(form: Form, floor: float, finest: float) -> tuple[Form, ...]:
     """Of case 4 the other way out where the range asks for codes coarser than the floor: code 1 at 0, clipped above."""
-    if form.floor or form.dtype.signed or not -math.inf < floor <= -finest:
+    if form.floor or form.dtype.signed or not -math.inf < floor < 0 or -floor < finest:
         return ()
     return (Form(dtype=form.dtype, floor=floor, least=-floor, most=-2 * floor),)
 
