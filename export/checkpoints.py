@@ -4,8 +4,8 @@ A checkpoint holds the kind of the network (a key of `bnhw.export.networks.NETWO
 tensors under the names of `state_dict()`, and free metadata. A safetensors file keeps all but the tensors in its header
 (keys "network", "config" and "metadata", the last two JSON), a `.pt` file is a dictionary {"network", "config",
 "state_dict", "metadata"}. Without "network" it is a wide residual network.
-Weights of 1-bit convolutions are either float32 master weights or int8 signs (-1, +1), which load as
-sign * scale.
+Weights of 1-bit convolutions are float32 master weights, or int8 signs (-1, +1), or a uint8 vector of bits (1 for +1,
+the first in the highest bit, in the order of the flattened tensor); the last two load as sign * scale.
 """
 
 import io
@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -33,6 +34,7 @@ from bnhw.version import producer
 FORMAT_VERSION = 1
 MAX_LISTED_PROBLEMS = 50
 
+_SIGN_TYPES = (torch.int8, torch.uint8)
 _SAFETENSORS = (".safetensors",)
 _TORCH = (".pt", ".pth")
 _PUBLISHED = (".mat", ".npz")
@@ -48,9 +50,9 @@ def save_checkpoint(
 ) -> None:
     """Write `model` to a `.safetensors` or `.pt` file; an existing file is replaced at once or not at all.
 
-    `signs_only` stores 1-bit weights as int8 signs, a quarter of the size, enough to run but not to go on
-    training. `metadata` holds JSON values. Raises `BadInput` for another suffix, an unwritable path, or a model whose
-    class is not in `bnhw.export.networks.NETWORKS`.
+    `signs_only` stores a 1-bit weight in one bit, enough to run but not to go on training. `metadata` holds JSON
+    values. Raises `BadInput` for another suffix, an unwritable path, or a model whose class is not in
+    `bnhw.export.networks.NETWORKS`.
     """
     path = Path(path)
     config = config_of(model)
@@ -58,7 +60,7 @@ def save_checkpoint(
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if signs_only:
         for name in _binary_weight_names(model):
-            tensors[name] = bipolar(tensors[name]).to(torch.int8)
+            tensors[name] = torch.from_numpy(np.packbits(bipolar(tensors[name]).numpy() > 0))
     notes = {**(metadata or {}), "producer": producer()}
     if path.suffix in _SAFETENSORS:
         header = {
@@ -120,12 +122,21 @@ def _fill(path: Path, config: NetworkConfig, tensors: dict[str, Tensor]) -> nn.M
         raise BadInput(f"{path}: the tensors do not fit the network of the file's configuration ({_REMEDY}):{listing}")
     with torch.random.fork_rng(devices=[]):  # the initial weights are replaced; leave the caller's numbers be
         model = build_network(config)
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     for name in _binary_weight_names(model):
-        if tensors[name].dtype == torch.int8:
-            scale = tensors.get(name.removesuffix("weight") + "scale", he_standard_deviation(tensors[name].shape))
-            tensors[name] = tensors[name].to(torch.float32) * scale
+        if tensors[name].dtype in _SIGN_TYPES:
+            scale = tensors.get(name.removesuffix("weight") + "scale", he_standard_deviation(shapes[name]))
+            tensors[name] = _signs(tensors[name], shapes[name]) * scale
     model.load_state_dict(tensors)
     return model.eval()
+
+
+def _signs(stored: Tensor, shape: torch.Size) -> Tensor:
+    """float32 signs of `shape` from int8 signs or from bits."""
+    if stored.dtype == torch.int8:
+        return stored.to(torch.float32)
+    bits = np.unpackbits(stored.numpy(), count=shape.numel())
+    return torch.from_numpy(bits).to(torch.float32).reshape(shape) * 2 - 1
 
 
 def _tensor_problems(skeleton: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
@@ -137,7 +148,11 @@ def _tensor_problems(skeleton: nn.Module, tensors: Mapping[str, Tensor]) -> list
     for name in expected.keys() & tensors.keys():
         found, wanted = tensors[name], expected[name]
         types = {wanted.dtype, torch.int8} if name in binary else {wanted.dtype}
-        if found.shape != wanted.shape or found.dtype not in types or found.layout != torch.strided:
+        if name in binary and found.dtype == torch.uint8 and found.layout == torch.strided:
+            count = -(-wanted.numel() // 8)
+            if found.shape != (count,):
+                problems.append(f"{name} is bits in uint8 {tuple(found.shape)}, expected {(count,)}")
+        elif found.shape != wanted.shape or found.dtype not in types or found.layout != torch.strided:
             problems.append(
                 f"{name} is {found.dtype} {tuple(found.shape)}, expected {wanted.dtype} {tuple(wanted.shape)}"
             )

@@ -69,13 +69,33 @@ def test_a_checkpoint_comes_back_bit_for_bit(model: WideResNet, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
-def test_signs_only_keeps_the_logits_at_a_quarter_of_the_size(model: WideResNet, tmp_path: Path, suffix: str) -> None:
-    save_checkpoint(model, tmp_path / f"signs{suffix}", signs_only=True)
-    loaded = load_wide_resnet(tmp_path / f"signs{suffix}")
+def test_signs_only_keeps_the_logits_with_one_bit_a_weight(model: WideResNet, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"signs{suffix}"
+    save_checkpoint(model, path, signs_only=True)
+    loaded = load_wide_resnet(path)
     assert torch.equal(loaded(image_of(model)), model(image_of(model)))
     for layer in loaded.convolutions():
         if isinstance(layer, BinaryConv2d):
             assert set(layer.weight.abs().flatten().tolist()) == {layer.scale.item()}
+
+
+def test_a_network_of_bits_takes_an_eighth_of_a_byte_a_weight(small: WideResNet, tmp_path: Path) -> None:
+    save_checkpoint(small, tmp_path / "net.safetensors", signs_only=True)
+    stored = safetensors.torch.load_file(tmp_path / "net.safetensors")
+    for name, tensor in small.state_dict().items():
+        if name.removesuffix(".weight") + ".scale" in stored and name.endswith(".weight"):
+            assert (stored[name].dtype, stored[name].numel()) == (torch.uint8, -(-tensor.numel() // 8))
+
+
+def test_signs_in_bytes_load_like_signs_in_bits(small: WideResNet, tmp_path: Path) -> None:
+    tensors = dict(small.state_dict())
+    tensors["stem.weight"] = torch.where(tensors["stem.weight"] >= 0, 1, -1).to(torch.int8)
+    write_safetensors(tmp_path / "bytes.safetensors", tensors, small.config.to_json())
+    save_checkpoint(small, tmp_path / "bits.safetensors", signs_only=True)
+    weights = [
+        load_wide_resnet(tmp_path / f"{name}.safetensors").state_dict()["stem.weight"] for name in ("bytes", "bits")
+    ]
+    assert torch.equal(*weights)
 
 
 def test_a_stored_scale_is_used_and_not_computed_anew(small: WideResNet, tmp_path: Path) -> None:
@@ -158,6 +178,7 @@ def test_every_wrong_tensor_is_listed_at_once(small: WideResNet, tmp_path: Path)
     tensors["units.0.conv1.weight"] = tensors["units.0.conv1.weight"][:1].clone()
     tensors["units.0.conv2.weight"] = tensors["units.0.conv2.weight"].double()
     tensors["units.1.conv1.weight"] = torch.zeros_like(tensors["units.1.conv1.weight"], dtype=torch.int8)
+    tensors["units.2.conv1.weight"] = torch.zeros(3, dtype=torch.uint8)
     tensors["units.1.conv2.weight"] = torch.full_like(tensors["units.1.conv2.weight"], torch.nan)
     tensors["classifier.scale"] = torch.tensor(-1.0)
     tensors["extra"] = torch.zeros(1)
@@ -172,6 +193,7 @@ def test_every_wrong_tensor_is_listed_at_once(small: WideResNet, tmp_path: Path)
         "units.0.conv1.weight is torch.float32 (1, 2, 3, 3), expected torch.float32 (2, 2, 3, 3)",
         "units.0.conv2.weight is torch.float64",
         "units.1.conv1.weight holds int8 values other than -1 and +1",
+        "units.2.conv1.weight is bits in uint8 (3,), expected (",
         "units.1.conv2.weight holds NaN or infinity",
         "classifier.scale holds values that are not above 0",
         "save_checkpoint",
