@@ -245,9 +245,12 @@ class Machine:
         self.fused.prepare()
         return {i.output: self.fused.kernels for i in self.program.instructions if isinstance(i, Convolve)}
 
+    @cached_property
+    def _largest_bytes(self) -> int:
+        return 8 * max(tensor.size for tensor in self.program.tensors)
+
     def _chunks(self, images: int, threads: int) -> list[slice]:
-        largest = 8 * max(tensor.size for tensor in self.program.tensors)
-        size = max(1, min(CHUNK_BYTES // largest, -(-images // threads)))
+        size = max(1, min(CHUNK_BYTES // self._largest_bytes, -(-images // threads)))
         return [slice(start, start + size) for start in range(0, images, size)]
 
     def _run_chunk(self, images: Array) -> tuple[Array, Mapping[str, int]]:

@@ -16,11 +16,13 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 def small_network() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, 5)).train()
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, 5))
+    return network.train()
 
 
 def images(count: int = 6) -> Tensor:
-    return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(count))
+    values: Tensor = torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(count))
+    return values
 
 
 class Recorder:
@@ -87,7 +89,7 @@ def test_gradients_flow_through_a_replayed_step(recorder: Recorder) -> None:
     for network, device in ((recorded, CUDA), (plain, CPU)):
         replay = Replay(network, device, recorder.autocast)
         for _ in range(2):
-            replay(images()).sum().backward()
+            replay(images()).sum().backward()  # type: ignore[no-untyped-call]  # torch's own
     assert recorder.replayed == 2
     for one, other in zip(recorded.parameters(), plain.parameters(), strict=True):
         assert one.grad is not None and other.grad is not None
