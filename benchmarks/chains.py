@@ -9,7 +9,7 @@ from turns import Contender
 
 from bnhw.dtypes import Array, IntegerType
 from bnhw.fused import FusedProgram
-from bnhw.kernels.packing import WORD_BITS, count_words, pack_bits
+from bnhw.kernels.packing import pack_bits
 from bnhw.machine import Machine
 from bnhw.ops import Window
 from bnhw.options import RequantiseMode
@@ -30,10 +30,9 @@ class Layer:
         """Channels @ size, and what the activations are."""
         return f"{self.channels}@{self.size} {'bipolar' if self.bipolar else f'{self.bits}-bit'}"
 
-    @property
-    def lanes_per_channel(self) -> float:
-        """Bits of whole words over channels."""
-        return count_words(self.channels) * WORD_BITS / self.channels
+    def lanes_per_channel(self, word_channels: int) -> float:
+        """Bits of whole words of so many channels over channels."""
+        return -(-self.channels // word_channels) * word_channels / self.channels
 
     @property
     def macs(self) -> int:

@@ -11,6 +11,7 @@ from chains import Layer
 
 from bnhw.kernels.permission import tile_configuration
 from bnhw.kernels.select import (
+    COUNTED_CHANNELS,
     FUSED_CHOICES,
     counted_planes,
     fused_choice,
@@ -56,8 +57,10 @@ def share_of_peak(layer: Layer, kernel: str, rate: float, peaks: Mapping[str, fl
     """The rate over that of the instruction which does the work, or None where that is not measured."""
     if kernel in {"xnor", "bit_serial"}:
         return rate * layer.bits / peaks["words"]
-    if kernel in FUSED_CHOICES and layer.bits * layer.lanes_per_channel <= counted_planes(kernel):
-        return rate * layer.bits / peaks["words"]
+    if kernel in FUSED_CHOICES:
+        lanes = layer.bits * layer.lanes_per_channel(COUNTED_CHANNELS[kernel])
+        if lanes <= counted_planes(kernel):
+            return rate * layer.bits / peaks["words"]
     return rate / peaks[kernel] if peaks.get(kernel) else None
 
 
