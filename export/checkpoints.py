@@ -152,6 +152,8 @@ def _tensor_problems(skeleton: nn.Module, tensors: Mapping[str, Tensor]) -> list
             count = -(-wanted.numel() // 8)
             if found.shape != (count,):
                 problems.append(f"{name} is bits in uint8 {tuple(found.shape)}, expected {(count,)}")
+            elif int(found[-1]) & ((1 << (8 * count - wanted.numel())) - 1):
+                problems.append(f"{name} has bits behind the last of {wanted.numel()} weights, expected zeros")
         elif found.shape != wanted.shape or found.dtype not in types or found.layout != torch.strided:
             problems.append(
                 f"{name} is {found.dtype} {tuple(found.shape)}, expected {wanted.dtype} {tuple(wanted.shape)}"

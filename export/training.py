@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,7 @@ def train(
         if state is not None:
             save_state(state, model, run.optimiser, best, records, settings)
         on_epoch(tuple(records))
+    run.replay.forget()
     if best is not None:
         model.load_state_dict(best)
     if recipe.reestimate_batch_norm:
@@ -154,7 +156,7 @@ class _Run:
         self.device = _find_device(device)
         self.precision = _find_precision(precision, self.device)
         self.optimiser = build_optimiser(model, recipe)
-        self.replay = Replay(model, self.device, self.autocast)
+        self.replay = Replay(model, self.device, partial(_autocast, self.device.type, self.precision))
         self.train = self._set(data.train_images, data.train_labels)
         self.test = self._set(data.test_images, data.test_labels)
         self.validation: _Set | None = None
@@ -171,10 +173,6 @@ class _Run:
             images=torch.tensor(images).permute(0, 3, 1, 2).to(place),
             labels=torch.tensor(labels.astype(np.int64)).to(place),
         )
-
-    def autocast(self, cached: bool = True) -> AbstractContextManager[object]:
-        enabled = self.precision == "bfloat16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled, cache_enabled=cached)
 
     def labelled_batches(self, *purpose: object) -> Iterator[tuple[Tensor, Tensor]]:
         """Augmented batches of one epoch in random order; the purpose decides every random number."""
@@ -248,6 +246,10 @@ class _Run:
                 f"learning rate {rate:.3g}; try a tenth of the learning rate, a temperature of 30 to 100 for a network "
                 "without batch norm, a recipe with gradient clipping such as paper-2-monotone, or float32"
             )
+
+
+def _autocast(device: str, precision: str, cached: bool) -> AbstractContextManager[object]:
+    return torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=cached)
 
 
 def _as_float(images: Tensor) -> Tensor:

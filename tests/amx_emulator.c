@@ -26,6 +26,7 @@ static __thread struct {
     uint8_t data[TILES][ROWS][ROW_BYTES];
 } tiles;
 static struct sigaction previous;
+static int permitted; /* whether tiles were asked for */
 static int fault; /* whether the first sum of every product is wrong, for tests of tests */
 
 static void fail(const char *what) {
@@ -81,6 +82,10 @@ static void check(int tile) {
 
 static void configure(const uint8_t *configuration) {
     if (configuration[0] != 1 || configuration[1] != 0) fail("amx_emulator: palette 1 from row 0 was expected\n");
+    if (!permitted) fail("amx_emulator: the operating system was not asked for tiles\n");
+    for (int byte = 2; byte < 64; byte++)
+        if ((byte < 16 || (byte >= 32 && byte < 48) || byte >= 56) && configuration[byte])
+            fail("amx_emulator: a reserved byte of the configuration is not 0\n");
     memset(&tiles, 0, sizeof tiles);
     for (int tile = 0; tile < TILES; tile++) {
         unsigned bytes = configuration[16 + 2 * tile] + 256 * configuration[17 + 2 * tile];
@@ -161,7 +166,7 @@ long syscall(long number, ...) {
     va_start(list, number);
     for (int i = 0; i < 6; i++) a[i] = va_arg(list, long);
     va_end(list);
-    if (number == ARCH_PRCTL && a[0] == REQUEST_PERMISSION) return 0;
+    if (number == ARCH_PRCTL && a[0] == REQUEST_PERMISSION) return permitted = 1, 0;
     if (!real) real = (long (*)(long, ...))dlsym(RTLD_NEXT, "syscall");
     return real(number, a[0], a[1], a[2], a[3], a[4], a[5]);
 }

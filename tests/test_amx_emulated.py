@@ -74,3 +74,4 @@ def test_one_wrong_sum_of_a_tile_is_found(emulator: Path) -> None:
     done = run_tests(emulator, str(TESTS / "test_fused.py"), "-k", "amx and every_kind", fault=True)
     assert done.returncode == 1, done.stdout[-4000:] + done.stderr[-2000:]
     assert "1 failed" in done.stdout
+    assert "Mismatched elements" in done.stdout

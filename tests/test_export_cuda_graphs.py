@@ -1,5 +1,7 @@
 """Recorded steps: what is replayed, what is not, and that a recording leaves the network as it was."""
 
+import gc
+import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
@@ -33,7 +35,10 @@ class Recorder:
         self.replayed = 0
         self.cached: list[bool] = []
 
-    def make(self, module: nn.Module, samples: tuple[Tensor, ...], *, num_warmup_iters: int) -> nn.Module:
+    def make(
+        self, module: nn.Module, samples: tuple[Tensor, ...], *, num_warmup_iters: int, allow_unused_input: bool
+    ) -> nn.Module:
+        assert allow_unused_input
         for _ in range(num_warmup_iters + 1):
             module(*samples)
         self.recorded += 1
@@ -102,6 +107,27 @@ def test_networks_that_draw_random_numbers_are_not_recorded(recorder: Recorder) 
     assert not draws_random_numbers(nn.Sequential(small_network(), nn.Dropout(0.0)))
     Replay(dropping, CUDA, recorder.autocast)(images())
     assert recorder.recorded == 0
+
+
+def test_networks_with_hooks_are_not_recorded(recorder: Recorder) -> None:
+    network = small_network()
+    seen: list[int] = []
+    next(network.children()).register_forward_hook(lambda *_: seen.append(1))
+    replay = Replay(network, CUDA, recorder.autocast)
+    replay(images()), replay(images())
+    assert (recorder.recorded, len(seen)) == (0, 2)
+
+
+def test_a_recording_that_is_forgotten_is_freed(recorder: Recorder) -> None:
+    replay = Replay(small_network(), CUDA, recorder.autocast)
+    replay(images())
+    recording = weakref.ref(replay._recorded)
+    gc.disable()
+    try:
+        replay.forget()
+        assert recording() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")

@@ -258,6 +258,18 @@ def test_whole_chunks_of_unsigned_bytes_are_shifted_and_saturated(channels: int,
     assert [step.kind for step in fuse_passes(program, first.tail, _Forms(program))] == [kind]
 
 
+@pytest.mark.parametrize("kernels", CHOICES)
+def test_a_convolution_whose_sums_nothing_reads_has_no_tail(kernels: str) -> None:
+    builder = Builder(random=np.random.default_rng(3), shape=(6, 9, 3))
+    codes = builder.look_up(builder.tensors["image"], BYTE, per_channel=True)
+    window = Window(kernel=(3, 3), pads=(1, 1, 1, 1))
+    builder.convolve(codes, window, groups=1, out_channels=48, bits=1)
+    sums = builder.convolve(codes, window, groups=1, out_channels=32, bits=1)
+    program = builder.program(builder.sum_global(builder.requantise(sums, BYTE, multiplier_bits=12)))
+    assert any(step.main is not None and not step.tail for step in order_steps(program)), "one has no tail"
+    assert_equal_to_reference(program, images_for(program, 3), kernels)
+
+
 class _Forms(dict):  # type: ignore[type-arg]
     """The form of any tensor without borders."""
 

@@ -107,6 +107,16 @@ def test_codings_case_4_a_floor_that_most_values_have_is_kept_and_the_tail_clipp
     assert histogram.noise(clipped.at(clipped.least)) < histogram.noise(whole.at(whole.least)) / 5
 
 
+def test_codings_case_4_a_floor_is_not_kept_for_less_than_3_db_nor_where_little_was_seen() -> None:
+    random = np.random.default_rng(0)
+    mse = CompileOptions(ranges="mse")
+    few = np.where(random.random(50000) < 0.15, -1.0, random.uniform(0, 260, 50000))
+    assert form_of(few, floor=-1.0, options=mse).floor == 0
+    many = np.where(random.random(50000) < 0.85, -1.0, random.exponential(28, 50000))
+    assert form_of(many, floor=-1.0, options=mse).floor == -1
+    assert find_form(Role.ACTIVATION, -1.0, observed(many), mse, 8, 0.0, is_rare=True).floor == 0
+
+
 def test_codings_case_4_a_floor_that_few_values_have_gives_way_to_the_tail() -> None:
     values = np.maximum(np.random.default_rng(0).normal(0, 400, 50000), -1)
     assert form_of(values, floor=-1.0, options=CompileOptions(ranges="mse")).floor == 0
@@ -169,7 +179,9 @@ def test_the_fewest_bits_reach_what_is_wanted_and_fewer_do_not(seed: int, wanted
     allowed = seen.histogram.power * 10 ** (-wanted_db / 10)
 
     def least(bits: int) -> float:
-        return least_noise(seen, form_of(values, floor=floor, bits=bits))
+        kept = form_of(values, floor=floor, options=options, bits=bits)  # may have a floor that the other gave up
+        whole = form_of(values, floor=floor, bits=bits)
+        return min(least_noise(seen, whole), seen.histogram.noise(kept.at(kept.least)))
 
     assert found == 8 or least(found) <= allowed
     assert found == 2 or least(found - 1) > allowed / 1.1

@@ -7,7 +7,7 @@ Cases, by what stands before the points:
 4. Values with a negative floor (shifted ReLU, also behind a pool): unsigned with code 0 as near the floor as an
    integer zero point allows, so that the clamp costs nothing; but case 5 where that is finer, because the floor lies
    far below what is seen. Where the floor is less than one code beside the range, the zero point is 0, or with ranges
-   of the least error 1 and the highest values clipped, whichever makes less noise.
+   of the least error 1 and the highest values clipped, if that makes half the noise.
 5. Anything else: signed, symmetric, zero point 0.
 6. ARGUMENT: unsigned of ARGUMENT_BITS, because its codes are places in a table; the zero point is where 0 falls.
 7. LOGITS: signed, LOGIT_BITS.
@@ -15,7 +15,7 @@ Cases, by what stands before the points:
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bnhw.dtypes import IntegerType, Quantisation
 from bnhw.ops import Role
@@ -33,6 +33,10 @@ likely to lie outside of what they span, and a clipped number costs more than ro
 
 FEW_HEADROOM = 1.25
 """How much wider the range of codes is made where calibration has seen few numbers."""
+
+FLOOR_GAIN = 2.0
+"""How many times less noise a floor must make that is kept at the price of clipping: 3 dB. Its scale is then fixed, so
+that steps around it may need more operations."""
 
 ARGUMENT_BITS = 12
 """The largest table that a function of a code may have."""
@@ -73,8 +77,20 @@ class Form:
         return Form(dtype=self.dtype, floor=self.floor, least=least, most=most)
 
 
-def find_form(role: Role, floor: float, seen: Observed, options: CompileOptions, bits: int, finest: float) -> Form:
-    """The form of a group. `bits`: of activations. `finest`: no finer scale can be reached by its steps."""
+def find_form(
+    role: Role,
+    floor: float,
+    seen: Observed,
+    options: CompileOptions,
+    bits: int,
+    finest: float,
+    *,
+    is_rare: bool = False,
+) -> Form:
+    """The form of a group. `bits`: of activations. `finest`: no finer scale can be reached by its steps.
+
+    is_rare: whether calibration has seen few numbers, so that nothing that it has seen should be clipped.
+    """
     low, high = on_grid(seen)
     largest = max(abs(low), abs(high))
     match role:
@@ -99,8 +115,12 @@ def find_form(role: Role, floor: float, seen: Observed, options: CompileOptions,
             held = seen.histogram.quantile(ranges.percent / 100)
             return _pointwise(bits, floor, max(low, -held), min(high, held), finest)
         case RangeMethod.MSE:
-            forms = [_least_error(form, seen, finest) for form in (form, *_floored(form, floor, finest))]
-            return min(forms, key=lambda form: seen.histogram.noise(form.at(form.least)))
+            best = _least_error(form, seen, finest)
+            if not is_rare and _can_keep(floor, form, finest):
+                kept = _least_error(replace(form, floor=floor, least=-floor, most=-2 * floor), seen, finest)
+                noises = (seen.histogram.noise(form.at(form.least)) for form in (best, kept))
+                best = kept if next(noises) >= FLOOR_GAIN * next(noises) else best
+            return best
 
 
 def _pointwise(bits: int, floor: float, low: float, high: float, finest: float) -> Form:
@@ -119,11 +139,9 @@ def _pointwise(bits: int, floor: float, low: float, high: float, finest: float) 
     return form if floored <= symmetric.least else symmetric
 
 
-def _floored(form: Form, floor: float, finest: float) -> tuple[Form, ...]:
-    """Of case 4 the other way out where the range asks for codes coarser than the floor: code 1 at 0, clipped above."""
-    if form.floor or form.dtype.signed or not -math.inf < floor < 0 or -floor < finest:
-        return ()
-    return (Form(dtype=form.dtype, floor=floor, least=-floor, most=-2 * floor),)
+def _can_keep(floor: float, form: Form, finest: float) -> bool:
+    """Whether a floor was given up for the range (case 4), and could have been kept with code 1 at 0."""
+    return not form.floor and not form.dtype.signed and -math.inf < floor < 0 and -floor >= finest
 
 
 def _symmetric(bits: int, largest: float, finest: float) -> Form:

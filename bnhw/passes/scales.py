@@ -137,8 +137,9 @@ class _Search:
         for group, role in sorted(groups.items(), key=lambda item: item[1] is not Role.RESIDUAL):
             seen = self.calibration.groups[group]
             least = finest.get(group, 0.0)
-            form = find_form(role, self.floors[group], seen, self.options, bits.get(group, 0), least)
-            if role is Role.ACTIVATION and self.is_seen_rarely(group):
+            is_rare = role is Role.ACTIVATION and self.is_seen_rarely(group)
+            form = find_form(role, self.floors[group], seen, self.options, bits.get(group, 0), least, is_rare=is_rare)
+            if is_rare:
                 form = form.within(FEW_HEADROOM * form.least, FEW_HEADROOM * form.most)
             exact = self.exact(group, role, form, first)
             chosen[group] = exact or self.best(group, role, form, chosen)

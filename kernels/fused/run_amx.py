@@ -99,7 +99,7 @@ def start_tail(table: Table, at: int, memory: Memory, chunk: int, tile: int, slo
     """
     constants, arena, counts, _, _, _ = memory
     operation = table[at + C_TAIL]
-    if table[at + C_TAIL_COUNT] > 1 or table[operation + O_KIND] < REQUANTISE_STORE:
+    if table[at + C_TAIL_COUNT] != 1 or table[operation + O_KIND] < REQUANTISE_STORE:
         finish_sums(table, at, memory, chunk, tile, slot)
         return NOTHING
     chunks, width = table[at + C_CHUNKS], table[at + C_WIDTH]
