@@ -213,7 +213,7 @@ def test_residual_ends_and_requantised_stores_take_one_pass() -> None:
     steps = [step for step in order_steps(program) if step.tail]
     passes = [list(fuse_passes(program, step.tail, _Forms(program))) for step in steps]
     assert [[step.kind for step in of_step] for of_step in passes] == [
-        [fields.REQUANTISE, fields.STORE, fields.REQUANTISE_STORE],
+        [fields.REQUANTISE, fields.STORE, fields.SHIFT_STORE],
         [fields.REQUANTISE_STORE],
         [fields.RESIDUAL],
         [fields.REQUANTISE_STORE],
