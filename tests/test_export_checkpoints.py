@@ -87,6 +87,18 @@ def test_a_network_of_bits_takes_an_eighth_of_a_byte_a_weight(small: WideResNet,
             assert (stored[name].dtype, stored[name].numel()) == (torch.uint8, -(-tensor.numel() // 8))
 
 
+def test_bits_behind_the_last_weight_are_refused(small: WideResNet, tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    save_checkpoint(small, path, signs_only=True)
+    tensors = safetensors.torch.load_file(path)
+    shapes = {name: tensor.numel() for name, tensor in small.state_dict().items()}
+    name = next(name for name, found in tensors.items() if found.dtype == torch.uint8 and shapes[name] % 8)
+    tensors[name][-1] |= 1
+    write_safetensors(path, tensors, small.config.to_json())
+    with pytest.raises(BadInput, match=f"{name} has bits behind the last of {shapes[name]} weights"):
+        load_checkpoint(path)
+
+
 def test_signs_in_bytes_load_like_signs_in_bits(small: WideResNet, tmp_path: Path) -> None:
     tensors = dict(small.state_dict())
     tensors["stem.weight"] = torch.where(tensors["stem.weight"] >= 0, 1, -1).to(torch.int8)

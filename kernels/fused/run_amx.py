@@ -95,7 +95,7 @@ def start_tail(table: Table, at: int, memory: Memory, chunk: int, tile: int, slo
     """Run the tail of a convolution on the sums of two tiles; one that is a single pass is started only, and returned.
 
     It is run behind the next tiles' multiplications: the tile unit is still busy with them then, and the lines that
-    the pass writes have come.
+    the pass writes have had time to come.
     """
     constants, arena, counts, _, _, _ = memory
     operation = table[at + C_TAIL]
