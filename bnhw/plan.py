@@ -10,7 +10,7 @@ import numpy as np
 
 from bnhw.dtypes import Array
 from bnhw.kernels.fused import fields
-from bnhw.kernels.fused.fields import BLOCK, LANES, SLOT_BYTES, SLOTS
+from bnhw.kernels.fused.fields import BLOCK, LANES, SLACK_BYTES, SLOT_BYTES, SLOTS
 from bnhw.plan_interpreter import Interpreter
 from bnhw.plan_memory import lay_out
 from bnhw.plan_order import Step, order_steps
@@ -18,6 +18,7 @@ from bnhw.plan_records import Records
 from bnhw.plan_steps import write_step
 from bnhw.plan_storage import Area, Fill, Place, move_fills, move_place
 from bnhw.plan_sums import GROUP_TILES
+from bnhw.plan_winograd import scratch_bytes
 from bnhw.plan_words import choose_words
 from bnhw.program import Program
 
@@ -26,8 +27,6 @@ GROUP_BYTES = 3 << 20
 """Images of a group: as many as stay in the second cache step by step."""
 ANY = Interpreter()
 """Whatever all interpreters can do."""
-SLACK_BYTES = 1 << 16
-"""Beyond the arena's tensors: tiles read past the last pixel."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -81,11 +80,14 @@ def _join(records: Records, own_step: int) -> Plan:
     slots = shared.size_bytes + SLACK_BYTES
     sums = slots + SLOTS * SLOT_BYTES
     panel = sums + (GROUP_TILES // 2 + 1) * SLOT_BYTES
-    starts = {Area.SHARED: 0, Area.SHARED_PANEL: panel + records.panel_bytes}
-    starts[Area.OWN] = starts[Area.SHARED_PANEL] + records.gather_bytes[Area.SHARED_PANEL] + SLACK_BYTES
-    starts[Area.OWN_PANEL] = starts[Area.OWN] + own.size_bytes
     own_bytes = own.size_bytes + records.gather_bytes[Area.OWN_PANEL] + 64 * LANES * BLOCK
     group = max(1, min(MOST_IMAGES, GROUP_BYTES // own_bytes))
+    scratch = [
+        scratch_bytes(patches, channels, group if is_own else 1) for is_own, patches, channels in records.transforms
+    ]
+    starts = {Area.SHARED: 0, Area.SHARED_PANEL: panel + max([records.panel_bytes, *scratch])}
+    starts[Area.OWN] = starts[Area.SHARED_PANEL] + records.gather_bytes[Area.SHARED_PANEL] + SLACK_BYTES
+    starts[Area.OWN_PANEL] = starts[Area.OWN] + own.size_bytes
     header = [len(records.step_positions), own_step, group, len(records.table)]
     records.table[: len(header) + len(records.step_positions)] = [*header, *records.step_positions]
     fills = list(shared.fills)

@@ -187,7 +187,7 @@ def order_weights(form: Form, weights: Array, window: Window, groups: int, *, bi
     blocks = [_blocks_of(form, pair, outputs, per_group, groups) for pair in range(pairs)]
     if groups == 1:
         taps = [list_taps(form, blocks[0], window)]
-        parts = [_dense(form, weights, pairs * PAIR, filler)]
+        parts = [dense_weights(form, weights, pairs * PAIR, filler)]
     else:
         taps = _equally_long([list_taps(form, of_pair, window) for of_pair in blocks])
         parts = [_grouped(form, weights, pair, groups, filler) for pair in range(pairs)]
@@ -228,8 +228,8 @@ def _mask_repeats(taps: Sequence[Tap]) -> list[tuple[Tap, bool]]:
     return marked
 
 
-def _dense(form: Form, weights: Array, outputs: int, filler: int) -> Array:
-    """(outputs, height, width, channels of the form)."""
+def dense_weights(form: Form, weights: Array, outputs: int, filler: int) -> Array:
+    """Weights with more outputs and channels, those the filler: int8 (outputs, height, width, channels of the form)."""
     more = ((0, outputs - weights.shape[0]), (0, 0), (0, 0), (0, form.channels - weights.shape[3]))
     return np.pad(weights, more, constant_values=filler)
 

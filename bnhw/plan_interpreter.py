@@ -17,6 +17,7 @@ class Interpreter:
         0 for all others.
     stage_steps: most steps between which sums stay in registers or tiles.
     narrow_pixels: convolutions of at most so many pixels expand their weights once for several images.
+    transforms: whether it knows Winograd's transforms.
     """
 
     most_planes: int = 0
@@ -24,6 +25,7 @@ class Interpreter:
     by_channel: bool = False
     stage_steps: int = 12
     narrow_pixels: int = 128
+    transforms: bool = False
 
 
 def interpreter_of(kernels: str) -> Interpreter:
@@ -35,4 +37,4 @@ def interpreter_of(kernels: str) -> Interpreter:
     planes, channels = counted_planes(kernels), COUNTED_CHANNELS[kernels]
     if kernels == "amx":
         return Interpreter(most_planes=planes, word_channels=channels, stage_steps=ALL_STEPS, narrow_pixels=256)
-    return Interpreter(most_planes=planes, word_channels=channels, by_channel=True)
+    return Interpreter(most_planes=planes, word_channels=channels, by_channel=True, transforms=True)

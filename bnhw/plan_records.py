@@ -21,8 +21,9 @@ class Records:
 
     words: see `bnhw.plan_words.choose_words`. step_positions: where each step's record starts. offsets:
     positions in the table of numbers that count from the start of an area. additions: names that saturated sums are
-    counted for. panel_bytes, gather_bytes: the largest expanded weights, and gathered pixels of each panel. derived:
-    tensors whose planes or words are written.
+    counted for. panel_bytes, gather_bytes: the largest expanded weights, and gathered pixels of each panel. transforms:
+    of each transformed convolution, whether a group of images runs it together, patches of an image, and channels.
+    derived: tensors whose planes or words are written.
     """
 
     program: Program
@@ -37,6 +38,7 @@ class Records:
     derived: set[str] = field(default_factory=set)
     offsets: list[tuple[int, Area]] = field(default_factory=list)
     panel_bytes: int = 0
+    transforms: list[tuple[bool, int, int]] = field(default_factory=list)
     gather_bytes: dict[Area, int] = field(default_factory=lambda: {Area.SHARED_PANEL: 0, Area.OWN_PANEL: 0})
 
     def append(self, numbers: list[int]) -> int:

@@ -22,6 +22,7 @@ from bnhw.plan_few import is_few, list_few_offsets, order_few
 from bnhw.plan_order import TailOperation
 from bnhw.plan_records import Records
 from bnhw.plan_storage import Area, Place, panel_of
+from bnhw.plan_winograd import is_transformed, write_transformed
 from bnhw.plan_words import (
     STAGE_WORDS,
     WordForm,
@@ -47,12 +48,21 @@ def write_convolve(records: Records, convolve: Convolve, tail: Tail) -> None:
     by_channel = records.interpreter.by_channel
     if convolve.output in records.words:
         _write_counting(records, convolve, tail)
+    elif records.interpreter.transforms and _can_transform(records, convolve):
+        write_transformed(records, convolve, tail)
     elif by_channel and is_depthwise(records.program, convolve):
         _write_depthwise(records, convolve, tail)
     elif by_channel and is_few(records.program, convolve):
         _write_few(records, convolve, tail)
     else:
         _write_multiplying(records, convolve, tail)
+
+
+def _can_transform(records: Records, convolve: Convolve) -> bool:
+    name = convolve.inputs[0]
+    return records.layout.planes_of(name) is None and is_transformed(
+        records.program, convolve, records.layout.forms[name]
+    )
 
 
 def _write_multiplying(records: Records, convolve: Convolve, tail: Tail) -> None:

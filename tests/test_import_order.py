@@ -44,6 +44,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("plan_channels", "plan_few", "plan_words"),
     ("plan_memory", "plan_tail"),
     ("plan_records",),
+    ("plan_winograd",),
     ("plan_sums",),
     ("plan_steps",),
     ("plan",),

@@ -11,7 +11,8 @@ from numba import intp
 from numba import types as nb
 
 from bnhw.kernels.fused.counts import block_of
-from bnhw.kernels.fused.fields import FEW_QUADS, TILE_BYTES
+from bnhw.kernels.fused.fields import FEW_QUADS, PATCH_BYTES, TILE_BYTES
+from bnhw.kernels.fused.patches import patch_multiplier
 from bnhw.kernels.fused.vectors import I8, I16, I32, broadcast, call, load_at, store_at
 from bnhw.kernels.jit import inline, intrinsic
 from bnhw.kernels.vectors import WORDS, Generator
@@ -129,6 +130,32 @@ def _widen(builder: Any, pairs: Any) -> Any:
     return call(builder, "llvm.x86.avx2.pmadd.wd", SUMS, [pairs, PAIRS([1] * 16)])
 
 
+@inline
+def multiply_patches(sums: int, patches: int, patch_bytes: int, weights: int, pairs: int, count: int) -> None:
+    """See `bnhw.kernels.fused.winograd.convolve_patches`."""
+    for chunk in range(2):
+        for row in range(0, count, ROWS):
+            to = sums + 64 * chunk + PATCH_BYTES * row
+            multiply_four(to, patches + patch_bytes * row, patch_bytes, weights + 64 * chunk, pairs)
+
+
+@intrinsic
+def multiply_four(typing: Any, sums: Any, patches: Any, patch_bytes: Any, weights: Any, pairs: Any) -> Generator:
+    """Sums of four patches and one chunk over all pairs of channels."""
+    return nb.void(intp, intp, intp, intp, intp), patch_multiplier(ROWS, 1, dot_shorts)
+
+
+def dot_shorts(builder: Any, sums: Any, pixels: Any, weights: Any) -> Any:
+    """Sixteen sums plus the products of two int16 with two weights each, modulo 2^32."""
+    halves = []
+    for half in range(2):
+        lanes = ir.Constant(ir.VectorType(I32, 16), list(range(16 * half, 16 * half + 16)))
+        operands = [builder.shuffle_vector(whole, whole, lanes) for whole in (pixels, weights)]
+        halves.append(call(builder, "llvm.x86.avx2.pmadd.wd", SUMS, operands))
+    whole = ir.Constant(ir.VectorType(I32, 16), list(range(16)))
+    return builder.add(sums, builder.shuffle_vector(*halves, whole))
+
+
 COUNTS = block_of(4, WORDS), block_of(4, WORDS)
-METHOD = (ROWS, multiply_signs, multiply_bytes, multiply_few_signs, multiply_few_bytes, *COUNTS)
+METHOD = (ROWS, multiply_signs, multiply_bytes, multiply_few_signs, multiply_few_bytes, *COUNTS, multiply_patches)
 """See `bnhw.kernels.fused.rows`."""

@@ -20,13 +20,15 @@ TILE_BYTES = 1024
 SLOT_BYTES = 4 * TILE_BYTES
 """Sums of two tiles of pixels and two chunks: a slot holds [tile][chunk][pixel][channel] int32."""
 SLOTS = 5
+SLACK_BYTES = 1 << 16
+"""Behind the arena's tensors: tiles and patches read past the last pixel."""
 
 H_STEPS, H_OWN, H_GROUP, H_SIZE = range(4)
 """Number of steps, the first that a group runs together, images of a group, numbers in one image's table."""
 H_FIELDS = 4
 
 # Every step starts with its kind.
-CONVOLVE, MAP, GATHER, SPLIT, IMAGE, LOOK_UP, COPY, POOL_SUM, POOL_MAXIMUM, OUTPUT, PRODUCT, PACK = range(12)
+CONVOLVE, MAP, GATHER, SPLIT, IMAGE, LOOK_UP, COPY, POOL_SUM, POOL_MAXIMUM, OUTPUT, PRODUCT, PACK, TRANSFORM = range(13)
 
 # A tensor.
 T_BASE, T_SIZE, T_BIAS, T_SHIFT, T_ROW, T_ORIGIN, T_BLOCKS, T_PLANE, T_LAST, T_HEIGHT, T_WIDTH, T_CHANNELS = range(12)
@@ -69,6 +71,39 @@ FEW_QUADS, FEW_BYTES = 4, 256
 STEP_WORDS_BYTES = 256
 """Weights of one step and two chunks, a bit each."""
 TILE_FIELDS = 4
+
+# TRANSFORM: a 3x3 convolution by patches, see `bnhw.kernels.fused.winograd`.
+(
+    N_KIND,
+    N_FROM,  # T of the source
+    N_SEGMENTS,  # table: `SEGMENT_FIELDS` of each segment
+    N_SEGMENT_COUNT,
+    N_PATCHES,  # of an image
+    N_GROUP,  # segments whose sums stay in the second cache
+    N_CHANNELS,  # of the source, with those that fill its last block up
+    N_WEIGHTS,  # constants
+    N_BINARY,  # `WEIGHT_BITS` or `WEIGHT_BYTES`
+    N_STARTS,  # constants: int32 [chunks][16], what sums start from
+    N_CHUNKS,
+    N_TAIL,  # table
+    N_TAIL_COUNT,
+    N_WIDTH,  # of the result
+) = range(14)
+N_FIELDS = 14
+E_PIXEL, E_FIRST, E_PATCHES, E_ROW, E_TILES, E_TILE_COUNT = range(6)
+"""A segment is up to four patches side by side: pixel of the first one's first tap, number of the first patch, patches,
+pixels between its rows in a slot, table of its tiles as of a convolution, and how many, an even number."""
+SEGMENT_FIELDS = 6
+POSITIONS = 36
+"""Of a transformed patch."""
+PATCH_BYTES = POSITIONS * 2 * 64
+"""Sums of a patch and two chunks: [position][chunk][channel] int32."""
+GROUP_PATCHES = 16
+"""Most patches of a group; multiplications may write the sums of three more."""
+FILTER_PADDING, PATCHES_PADDING = 128, 64
+"""Bytes between the positions of transformed weights, and of patches, so that they fall into different sets."""
+SIGNS_BYTES, TAPS_BYTES = 9 * 4, 9 * 32
+"""Weights of two channels and sixteen outputs: of each tap a bit, or a byte, for every [output][channel]."""
 
 # MAP: the tail alone; the first operation loads.
 M_KIND, M_CHUNKS, M_TILES, M_TILE_COUNT, M_TAIL, M_TAIL_COUNT, M_WIDTH = range(7)

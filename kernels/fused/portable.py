@@ -12,14 +12,14 @@ from numba import intp
 from numba import types as nb
 
 from bnhw.kernels.fused.counts import block_of
-from bnhw.kernels.fused.fields import FEW_QUADS, TILE_BYTES
-from bnhw.kernels.fused.vectors import I16, I32, LINE, PLAIN, broadcast, load_at, store_at
+from bnhw.kernels.fused.fields import FEW_QUADS, PATCH_BYTES, TILE_BYTES
+from bnhw.kernels.fused.patches import SHORTS, patch_multiplier
+from bnhw.kernels.fused.vectors import I32, LINE, PLAIN, broadcast, load_at, store_at
 from bnhw.kernels.jit import inline, intrinsic
 from bnhw.kernels.vectors import WORDS, Generator
 
 ROWS = 2
 """Pixels at once: their sums of one chunk take half of sixteen registers of 128 bits."""
-LANES16 = ir.VectorType(I16, 32)
 LOW_BYTES = 0x00FF00FF
 
 
@@ -64,7 +64,7 @@ def add_few_sign_products(typing: Any, slot: Any, pixels: Any, stride: Any, pane
 def _sign_multiplier(quads: int) -> Any:
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         slot, first, stride, panel = values
-        pairs: list[Any] = [LANES16([0] * 32)] * ROWS
+        pairs: list[Any] = [SHORTS([0] * 32)] * ROWS
         for quad in range(quads):
             weights = _split_weights(builder, panel, quad)
             for row in range(ROWS):
@@ -110,8 +110,8 @@ def _byte_multiplier(quads: int) -> Any:
 
 def _split_weights(builder: Any, panel: Any, quad: int) -> tuple[Any, Any]:
     """Bytes 0 and 2, and 1 and 3, of each output's four weights."""
-    eight = LANES16([8] * 32)
-    weights = builder.bitcast(load_at(builder, LINE, panel, 64 * quad), LANES16)
+    eight = SHORTS([8] * 32)
+    weights = builder.bitcast(load_at(builder, LINE, panel, 64 * quad), SHORTS)
     return builder.ashr(builder.shl(weights, eight), eight), builder.ashr(weights, eight)
 
 
@@ -120,7 +120,7 @@ def _split_pixel(builder: Any, place: Any, quad: int) -> tuple[Any, Any]:
     four = load_at(builder, I32, place, 4 * quad)
     low = builder.and_(four, I32(LOW_BYTES))
     high = builder.and_(builder.lshr(four, I32(8)), I32(LOW_BYTES))
-    even, odd = (builder.bitcast(broadcast(builder, word), LANES16) for word in (low, high))
+    even, odd = (builder.bitcast(broadcast(builder, word), SHORTS) for word in (low, high))
     return even, odd
 
 
@@ -130,6 +130,31 @@ def _widen(builder: Any, pairs: Any) -> Any:
     return builder.add(builder.ashr(builder.shl(words, sixteen), sixteen), builder.ashr(words, sixteen))
 
 
+@inline
+def multiply_patches(sums: int, patches: int, patch_bytes: int, weights: int, pairs: int, count: int) -> None:
+    """See `bnhw.kernels.fused.winograd.convolve_patches`."""
+    for chunk in range(2):
+        for row in range(0, count, ROWS):
+            to = sums + 64 * chunk + PATCH_BYTES * row
+            multiply_two(to, patches + patch_bytes * row, patch_bytes, weights + 64 * chunk, pairs)
+
+
+@intrinsic
+def multiply_two(typing: Any, sums: Any, patches: Any, patch_bytes: Any, weights: Any, pairs: Any) -> Generator:
+    """Sums of two patches and one chunk over all pairs of channels."""
+    return nb.void(intp, intp, intp, intp, intp), patch_multiplier(ROWS, 1, dot_shorts)
+
+
+def dot_shorts(builder: Any, sums: Any, pixels: Any, weights: Any) -> Any:
+    """Sixteen sums plus the products of two int16 with two weights each, modulo 2^32."""
+    wide = ir.VectorType(I32, 32)
+    products = builder.mul(builder.sext(pixels, wide), builder.sext(weights, wide))
+    for first in range(2):
+        lanes = ir.Constant(PLAIN, list(range(first, 32, 2)))
+        sums = builder.add(sums, builder.shuffle_vector(products, products, lanes))
+    return sums
+
+
 COUNTS = block_of(4, WORDS), block_of(4, WORDS)
-METHOD = (ROWS, multiply_signs, multiply_bytes, multiply_few_signs, multiply_few_bytes, *COUNTS)
+METHOD = (ROWS, multiply_signs, multiply_bytes, multiply_few_signs, multiply_few_bytes, *COUNTS, multiply_patches)
 """See `bnhw.kernels.fused.rows`."""

@@ -3,7 +3,8 @@
 `run_vnni`, `run_avx2` and `run_portable` differ in the method that they hand in: the number of rows, and what
 multiplies weights of +1 and -1, or of any int8; then the same of few channels (`bnhw.kernels.fused.few`). The first
 two take (slot, pixels, stride, panel) and add one step's products to those rows of both chunks of a slot; pixels are
-`stride` bytes apart. Last come the counts of a block and of a narrower one (`bnhw.kernels.fused.counts`).
+`stride` bytes apart. Then come the counts of a block and of a narrower one (`bnhw.kernels.fused.counts`), and last what
+multiplies transformed patches (`bnhw.kernels.fused.winograd`).
 """
 
 from typing import Any
@@ -44,6 +45,7 @@ from bnhw.kernels.fused.fields import (
     STEP_WORDS_BYTES,
     TILE_BYTES,
     TILE_FIELDS,
+    TRANSFORM,
     WEIGHT_BITS,
     WEIGHT_BYTES,
     WEIGHT_CHANNELS,
@@ -54,6 +56,7 @@ from bnhw.kernels.fused.fields import (
 )
 from bnhw.kernels.fused.interpreter import Batch, Memory, Table, finish_sums, run_for_images
 from bnhw.kernels.fused.panels import expand_panel, fill_slot, shift_sums
+from bnhw.kernels.fused.winograd import convolve_patches
 from bnhw.kernels.fused.words import count_steps, pack_words
 from bnhw.kernels.jit import inline
 
@@ -105,7 +108,7 @@ def add_products(
     """Steps first..end of two tiles, as the weights of the convolution lie."""
     constants, arena, _, _, _, panel = memory
     kind, source, pitch = table[at + C_BINARY], arena + table[at + C_SOURCE], table[at + C_PITCH]
-    rows, signs, any_bytes, few_signs, few_bytes, _, _ = method
+    rows, signs, any_bytes, few_signs, few_bytes, _, _, _ = method
     if kind == WEIGHT_BITS:
         multiply_steps(table, taps, source, pitch, tile, first, end, panel, slot, rows, signs)
     elif kind == WEIGHT_BYTES:
@@ -205,6 +208,8 @@ def run_steps(
         at = table[H_FIELDS + number]
         if table[at] == CONVOLVE:
             convolve(table, at, first_image, end_image, memory, method)
+        elif table[at] == TRANSFORM:
+            convolve_patches(table, at, first_image, end_image, memory, method[7])
         elif table[at] == PACK:
             for image in range(first_image, end_image):
                 pack_words(table[image * table[H_SIZE] : (image + 1) * table[H_SIZE]], at, memory[1])

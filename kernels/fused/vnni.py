@@ -7,7 +7,8 @@ from numba import intp
 from numba import types as nb
 
 from bnhw.kernels.fused.counts import block_of
-from bnhw.kernels.fused.fields import FEW_QUADS
+from bnhw.kernels.fused.fields import FEW_QUADS, PATCH_BYTES
+from bnhw.kernels.fused.patches import SHORTS, patch_multiplier
 from bnhw.kernels.fused.vectors import I32, LINE, PLAIN, broadcast, call, load_at, store_at
 from bnhw.kernels.jit import inline, intrinsic
 from bnhw.kernels.vectors import SUMS, Generator
@@ -15,7 +16,8 @@ from bnhw.kernels.vectors import SUMS, Generator
 ROWS = 8
 """Pixels at once: their sums of two chunks take half of the registers."""
 OPERAND = LINE if binding.llvm_version_info[0] >= 22 else PLAIN
-"""LLVM 22 changed the type that the intrinsic declares for bytes."""
+"""LLVM 22 changed the types that the intrinsics declare."""
+OPERAND_SHORTS = SHORTS if binding.llvm_version_info[0] >= 22 else PLAIN
 
 
 @inline
@@ -70,6 +72,35 @@ def dot_bytes(builder: Any, sums: Any, pixels: Any, weights: Any) -> Any:
     return call(builder, "llvm.x86.avx512.vpdpbusd.512", PLAIN, [sums, *operands])
 
 
+@inline
+def multiply_patches(sums: int, patches: int, patch_bytes: int, weights: int, pairs: int, count: int) -> None:
+    """See `bnhw.kernels.fused.winograd.convolve_patches`."""
+    done = 0
+    while count - done > 4:
+        multiply_eight(sums + done * PATCH_BYTES, patches + done * patch_bytes, patch_bytes, weights, pairs)
+        done += 8
+    if count > done:
+        multiply_four(sums + done * PATCH_BYTES, patches + done * patch_bytes, patch_bytes, weights, pairs)
+
+
+@intrinsic
+def multiply_eight(typing: Any, sums: Any, patches: Any, patch_bytes: Any, weights: Any, pairs: Any) -> Generator:
+    """Sums of eight patches and two chunks over all pairs of channels."""
+    return nb.void(intp, intp, intp, intp, intp), patch_multiplier(8, 2, dot_shorts)
+
+
+@intrinsic
+def multiply_four(typing: Any, sums: Any, patches: Any, patch_bytes: Any, weights: Any, pairs: Any) -> Generator:
+    """The same of four patches."""
+    return nb.void(intp, intp, intp, intp, intp), patch_multiplier(4, 2, dot_shorts)
+
+
+def dot_shorts(builder: Any, sums: Any, pixels: Any, weights: Any) -> Any:
+    """Sixteen sums plus the products of two int16 with two weights each, modulo 2^32."""
+    operands = [builder.bitcast(operand, OPERAND_SHORTS) for operand in (pixels, weights)]
+    return call(builder, "llvm.x86.avx512.vpdpwssd.512", PLAIN, [sums, *operands])
+
+
 COUNTS = block_of(8, SUMS), block_of(4, SUMS)
-METHOD = (ROWS, multiply_signs, multiply_bytes, multiply_few_signs, multiply_few_bytes, *COUNTS)
+METHOD = (ROWS, multiply_signs, multiply_bytes, multiply_few_signs, multiply_few_bytes, *COUNTS, multiply_patches)
 """See `bnhw.kernels.fused.rows`."""

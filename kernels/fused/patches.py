@@ -1,0 +1,45 @@
+"""Products of transformed patches and weights: what the methods of multiplication have in common."""
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba.core.cgutils import alloca_once_value, for_range
+
+from bnhw.kernels.fused.fields import PATCH_BYTES
+from bnhw.kernels.fused.vectors import I16, I32, I64, PLAIN, broadcast, load_at, store_at
+
+SHORTS = ir.VectorType(I16, 32)
+UNROLLED_PAIRS = 8
+"""Pairs of channels of one turn; patches have multiples of sixteen pairs."""
+
+Dot = Callable[[Any, Any, Any, Any], Any]
+"""(builder, sixteen sums, thirty-two int16, as many) -> the sums plus products of two each, modulo 2^32."""
+
+
+def patch_multiplier(rows: int, chunks: int, dot: Dot) -> Any:
+    """Sums of some patches and chunks over all pairs of channels: (sums, patches, bytes of a patch, weights, pairs)."""
+    places = [(row, chunk) for row in range(rows) for chunk in range(chunks)]
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        sums, first, patch_bytes, weights, pairs = values
+        patches = [builder.add(first, builder.mul(patch_bytes, I64(row))) for row in range(rows)]
+        totals = {at: alloca_once_value(builder, PLAIN(None)) for at in places}  # type: ignore[no-untyped-call]
+        with for_range(builder, builder.udiv(pairs, I64(UNROLLED_PAIRS))) as loop:  # type: ignore[no-untyped-call]
+            held = {at: builder.load(total) for at, total in totals.items()}
+            offset = builder.mul(loop.index, I64(4 * UNROLLED_PAIRS))
+            panel = builder.add(weights, builder.mul(loop.index, I64(128 * UNROLLED_PAIRS)))
+            for pair in range(UNROLLED_PAIRS):
+                filters = [load_at(builder, SHORTS, panel, 128 * pair + 64 * chunk) for chunk in range(chunks)]
+                for row in range(rows):
+                    two = load_at(builder, I32, builder.add(patches[row], offset), 4 * pair)
+                    pixels = builder.bitcast(broadcast(builder, two), SHORTS)
+                    for chunk in range(chunks):
+                        held[row, chunk] = dot(builder, held[row, chunk], pixels, filters[chunk])
+            for at, total in totals.items():
+                builder.store(held[at], total)
+        for row, chunk in places:
+            store_at(builder, builder.load(totals[row, chunk]), sums, PATCH_BYTES * row + 64 * chunk)
+        return context.get_dummy_value()
+
+    return generate
