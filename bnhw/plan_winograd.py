@@ -145,12 +145,12 @@ def _append_segments(records: Records, segments: tuple[Segment, ...]) -> int:
 
 
 def order_filters(dense: Array, *, binary: bool) -> Array:
-    """int8 (outputs, 3, 3, channels) -> [pair of chunks][two channels][chunk][tap][output][channel], bits or bytes."""
+    """int8 (outputs, 3, 3, channels) -> [pair of chunks][two channels][tap][chunk][output][channel], bits or bytes."""
     outputs, _, _, channels = dense.shape
-    shaped = dense.reshape(outputs // PAIR, 2, LANES, 9, channels // 2, 2).transpose(0, 4, 1, 3, 2, 5)
+    shaped = dense.reshape(outputs // PAIR, 2, LANES, 9, channels // 2, 2).transpose(0, 4, 3, 1, 2, 5)
     if not binary:
         return np.ascontiguousarray(shaped)
-    return np.packbits((shaped > 0).reshape(-1, 2 * LANES), axis=1, bitorder="little")
+    return np.packbits((shaped > 0).reshape(-1, 4 * LANES), axis=1, bitorder="little")
 
 
 def scratch_bytes(patches: int, channels: int, images: int) -> int:

@@ -131,18 +131,29 @@ def _widen(builder: Any, pairs: Any) -> Any:
 
 
 @inline
-def multiply_patches(sums: int, patches: int, patch_bytes: int, weights: int, pairs: int, count: int) -> None:
+def multiply_patches(
+    sums: int, patches: int, patch_bytes: int, weights: int, pairs: int, count: int, size: int
+) -> None:
     """See `bnhw.kernels.fused.winograd.convolve_patches`."""
     for chunk in range(2):
         for row in range(0, count, ROWS):
-            to = sums + 64 * chunk + PATCH_BYTES * row
-            multiply_four(to, patches + patch_bytes * row, patch_bytes, weights + 64 * chunk, pairs)
+            to, at = sums + 64 * chunk + PATCH_BYTES * row, patches + patch_bytes * row
+            if size == 1:
+                multiply_four_signs(to, at, patch_bytes, weights + 32 * chunk, pairs)
+            else:
+                multiply_four_shorts(to, at, patch_bytes, weights + 64 * chunk, pairs)
 
 
 @intrinsic
-def multiply_four(typing: Any, sums: Any, patches: Any, patch_bytes: Any, weights: Any, pairs: Any) -> Generator:
-    """Sums of four patches and one chunk over all pairs of channels."""
-    return nb.void(intp, intp, intp, intp, intp), patch_multiplier(ROWS, 1, dot_shorts)
+def multiply_four_signs(typing: Any, sums: Any, patches: Any, patch_bytes: Any, weights: Any, pairs: Any) -> Generator:
+    """Sums of four patches and one chunk over all pairs of channels, of transformed signs."""
+    return nb.void(intp, intp, intp, intp, intp), patch_multiplier(ROWS, 1, dot_shorts, 1)
+
+
+@intrinsic
+def multiply_four_shorts(typing: Any, sums: Any, patches: Any, patch_bytes: Any, weights: Any, pairs: Any) -> Generator:
+    """The same, of transformed weights of two bytes."""
+    return nb.void(intp, intp, intp, intp, intp), patch_multiplier(ROWS, 1, dot_shorts, 2)
 
 
 def dot_shorts(builder: Any, sums: Any, pixels: Any, weights: Any) -> Any:

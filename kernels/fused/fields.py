@@ -98,12 +98,12 @@ POSITIONS = 36
 """Of a transformed patch."""
 PATCH_BYTES = POSITIONS * 2 * 64
 """Sums of a patch and two chunks: [position][chunk][channel] int32."""
-GROUP_PATCHES = 16
+GROUP_PATCHES = 8
 """Most patches of a group; multiplications may write the sums of three more."""
 FILTER_PADDING, PATCHES_PADDING = 128, 64
 """Bytes between the positions of transformed weights, and of patches, so that they fall into different sets."""
-SIGNS_BYTES, TAPS_BYTES = 9 * 4, 9 * 32
-"""Weights of two channels and sixteen outputs: of each tap a bit, or a byte, for every [output][channel]."""
+SIGNS_BYTES, TAPS_BYTES = 9 * 8, 9 * 64
+"""Weights of two channels and two chunks: of each tap a bit, or a byte, for every [chunk][output][channel]."""
 
 # MAP: the tail alone; the first operation loads.
 M_KIND, M_CHUNKS, M_TILES, M_TILE_COUNT, M_TAIL, M_TAIL_COUNT, M_WIDTH = range(7)

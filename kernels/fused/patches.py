@@ -7,9 +7,9 @@ from llvmlite import ir
 from numba.core.cgutils import alloca_once_value, for_range
 
 from bnhw.kernels.fused.fields import PATCH_BYTES
-from bnhw.kernels.fused.vectors import I16, I32, I64, PLAIN, broadcast, load_at, store_at
+from bnhw.kernels.fused.vectors import I8, I16, I32, I64, PLAIN, broadcast, load_at, store_at
 
-SHORTS = ir.VectorType(I16, 32)
+SHORTS, HALF_LINE = ir.VectorType(I16, 32), ir.VectorType(I8, 32)
 UNROLLED_PAIRS = 8
 """Pairs of channels of one turn; patches have multiples of sixteen pairs."""
 
@@ -17,8 +17,11 @@ Dot = Callable[[Any, Any, Any, Any], Any]
 """(builder, sixteen sums, thirty-two int16, as many) -> the sums plus products of two each, modulo 2^32."""
 
 
-def patch_multiplier(rows: int, chunks: int, dot: Dot) -> Any:
-    """Sums of some patches and chunks over all pairs of channels: (sums, patches, bytes of a patch, weights, pairs)."""
+def patch_multiplier(rows: int, chunks: int, dot: Dot, size: int) -> Any:
+    """Sums of some patches and chunks over all pairs of channels: (sums, patches, bytes of a patch, weights, pairs).
+
+    size: bytes of a weight, 1 or 2.
+    """
     places = [(row, chunk) for row in range(rows) for chunk in range(chunks)]
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
@@ -28,9 +31,9 @@ def patch_multiplier(rows: int, chunks: int, dot: Dot) -> Any:
         with for_range(builder, builder.udiv(pairs, I64(UNROLLED_PAIRS))) as loop:  # type: ignore[no-untyped-call]
             held = {at: builder.load(total) for at, total in totals.items()}
             offset = builder.mul(loop.index, I64(4 * UNROLLED_PAIRS))
-            panel = builder.add(weights, builder.mul(loop.index, I64(128 * UNROLLED_PAIRS)))
+            panel = builder.add(weights, builder.mul(loop.index, I64(64 * size * UNROLLED_PAIRS)))
             for pair in range(UNROLLED_PAIRS):
-                filters = [load_at(builder, SHORTS, panel, 128 * pair + 64 * chunk) for chunk in range(chunks)]
+                filters = [_load_filter(builder, panel, size, 2 * pair + chunk) for chunk in range(chunks)]
                 for row in range(rows):
                     two = load_at(builder, I32, builder.add(patches[row], offset), 4 * pair)
                     pixels = builder.bitcast(broadcast(builder, two), SHORTS)
@@ -43,3 +46,10 @@ def patch_multiplier(rows: int, chunks: int, dot: Dot) -> Any:
         return context.get_dummy_value()
 
     return generate
+
+
+def _load_filter(builder: Any, panel: Any, size: int, number: int) -> Any:
+    """Transformed weights of one chunk and two channels, as int16."""
+    if size == 2:
+        return load_at(builder, SHORTS, panel, 64 * number)
+    return builder.sext(load_at(builder, HALF_LINE, panel, 32 * number), SHORTS)

@@ -73,26 +73,49 @@ def dot_bytes(builder: Any, sums: Any, pixels: Any, weights: Any) -> Any:
 
 
 @inline
-def multiply_patches(sums: int, patches: int, patch_bytes: int, weights: int, pairs: int, count: int) -> None:
+def multiply_patches(
+    sums: int, patches: int, patch_bytes: int, weights: int, pairs: int, count: int, size: int
+) -> None:
     """See `bnhw.kernels.fused.winograd.convolve_patches`."""
     done = 0
-    while count - done > 4:
-        multiply_eight(sums + done * PATCH_BYTES, patches + done * patch_bytes, patch_bytes, weights, pairs)
-        done += 8
-    if count > done:
-        multiply_four(sums + done * PATCH_BYTES, patches + done * patch_bytes, patch_bytes, weights, pairs)
+    while count > done:
+        to, at = sums + done * PATCH_BYTES, patches + done * patch_bytes
+        if count - done > 4:
+            if size == 1:
+                multiply_eight_signs(to, at, patch_bytes, weights, pairs)
+            else:
+                multiply_eight_shorts(to, at, patch_bytes, weights, pairs)
+            done += 8
+        else:
+            if size == 1:
+                multiply_four_signs(to, at, patch_bytes, weights, pairs)
+            else:
+                multiply_four_shorts(to, at, patch_bytes, weights, pairs)
+            done += 4
 
 
 @intrinsic
-def multiply_eight(typing: Any, sums: Any, patches: Any, patch_bytes: Any, weights: Any, pairs: Any) -> Generator:
-    """Sums of eight patches and two chunks over all pairs of channels."""
-    return nb.void(intp, intp, intp, intp, intp), patch_multiplier(8, 2, dot_shorts)
+def multiply_eight_signs(typing: Any, sums: Any, patches: Any, patch_bytes: Any, weights: Any, pairs: Any) -> Generator:
+    """Sums of eight patches and two chunks over all pairs of channels, of transformed signs."""
+    return nb.void(intp, intp, intp, intp, intp), patch_multiplier(8, 2, dot_shorts, 1)
 
 
 @intrinsic
-def multiply_four(typing: Any, sums: Any, patches: Any, patch_bytes: Any, weights: Any, pairs: Any) -> Generator:
+def multiply_eight_shorts(typing: Any, sums: Any, patches: Any, patch_bytes: Any, weights: Any, pairs: Any) -> Generator:
+    """The same, of transformed weights of two bytes."""
+    return nb.void(intp, intp, intp, intp, intp), patch_multiplier(8, 2, dot_shorts, 2)
+
+
+@intrinsic
+def multiply_four_signs(typing: Any, sums: Any, patches: Any, patch_bytes: Any, weights: Any, pairs: Any) -> Generator:
     """The same of four patches."""
-    return nb.void(intp, intp, intp, intp, intp), patch_multiplier(4, 2, dot_shorts)
+    return nb.void(intp, intp, intp, intp, intp), patch_multiplier(4, 2, dot_shorts, 1)
+
+
+@intrinsic
+def multiply_four_shorts(typing: Any, sums: Any, patches: Any, patch_bytes: Any, weights: Any, pairs: Any) -> Generator:
+    """The same, of transformed weights of two bytes."""
+    return nb.void(intp, intp, intp, intp, intp), patch_multiplier(4, 2, dot_shorts, 2)
 
 
 def dot_shorts(builder: Any, sums: Any, pixels: Any, weights: Any) -> Any:

@@ -11,7 +11,7 @@ All numbers are integers. G here lacks the denominators 4, -6, -6, 24, 24, 1 of 
 24, so that a result comes out 24 * 24 times too large, or by powers of two less, as `SHIFTS` says. Sums of products
 are taken modulo 2^32. So are results, of which 9 is divided by its inverse modulo 2^32, and 2^6 at most by a shift: they
 are exact if they fit 26 bits, however often the sums overflow. Of pixels in 8 bits, B' d B is from -12750 to 17340, and
-of weights in 8 bits, G g G' is within 49 * 128: factors fit 16 bits.
+of weights in 8 bits, G g G' is within 49 * 128: factors fit 16 bits. Of signs, it is within 49, which fits 8.
 """
 
 from typing import Any
@@ -56,21 +56,25 @@ from bnhw.kernels.fused.fields import (
     WEIGHT_BITS,
 )
 from bnhw.kernels.fused.interpreter import Memory, Table
-from bnhw.kernels.fused.patches import SHORTS
+from bnhw.kernels.fused.patches import HALF_LINE, SHORTS
 from bnhw.kernels.fused.places import place_chunk
 from bnhw.kernels.fused.tail import run_tail
-from bnhw.kernels.fused.vectors import I8, I32, I64, PLAIN, load_at, store_at
+from bnhw.kernels.fused.vectors import I8, I64, LINE, PLAIN, load_at, store_at
 from bnhw.kernels.jit import inline, intrinsic
 from bnhw.kernels.vectors import Generator
 
-HALF_LINE, FLAGS = (ir.VectorType(element, 32) for element in (I8, ir.IntType(1)))
+FLAGS = ir.VectorType(ir.IntType(1), 64)
 SHIFTS = (3, 2, 1, 1)
 """Row by row and column by column, results are 3 * 2^shift times too large."""
 NINTH = pow(9, -1, 1 << 32)
 
 
 def _times(builder: Any, vector: Any, power: int) -> Any:
-    """A vector times 2^power."""
+    """A vector times 2^power; bytes, of which no processor here has shifts, are added."""
+    if vector.type.element is I8:
+        for _ in range(power):
+            vector = builder.add(vector, vector)
+        return vector
     return builder.shl(vector, vector.type([power] * vector.type.count))
 
 
@@ -148,23 +152,23 @@ def _filter_transformer(load: Any) -> Generator:
 
 
 def _load_signs(builder: Any, weights: Any, tap: int) -> Any:
-    bits = builder.bitcast(load_at(builder, I32, weights, 4 * tap), FLAGS)
-    return builder.select(bits, SHORTS([1] * 32), SHORTS([-1] * 32))
+    bits = builder.bitcast(load_at(builder, I64, weights, 8 * tap), FLAGS)
+    return builder.select(bits, LINE([1] * 64), LINE([-1] * 64))
 
 
 def _load_bytes(builder: Any, weights: Any, tap: int) -> Any:
-    return builder.sext(load_at(builder, HALF_LINE, weights, 32 * tap), SHORTS)
+    return builder.sext(load_at(builder, HALF_LINE, weights, 64 * tap), SHORTS)
 
 
 @intrinsic
 def transform_signs(typing: Any, weights: Any, target: Any, position_bytes: Any) -> Generator:
-    """G g G' of two channels and sixteen outputs: nine words of 32 bits, 1 for +1 -> 36 positions of int16."""
+    """G g G' of two channels and two chunks: nine words of 64 bits, 1 for +1 -> 36 positions of int8."""
     return _filter_transformer(_load_signs)
 
 
 @intrinsic
 def transform_bytes(typing: Any, weights: Any, target: Any, position_bytes: Any) -> Generator:
-    """The same of nine times 32 int8."""
+    """The same of one chunk: nine times 32 int8, 64 bytes apart -> 36 positions of int16."""
     return _filter_transformer(_load_bytes)
 
 
@@ -208,18 +212,19 @@ def transform_image(table: Table, at: int, arena: int, target: int, position_byt
 
 @inline
 def transform_filter(table: Table, at: int, constants: int, chunk: int, target: int) -> None:
-    """Weights of two chunks -> int16 [position][two channels][chunk][output][channel]."""
-    channels = table[at + N_CHANNELS]
+    """Weights of two chunks -> int8 or int16 [position][two channels][chunk][output][channel]."""
+    pairs = table[at + N_CHANNELS] // 2
     weights = constants + table[at + N_WEIGHTS]
-    position_bytes = 64 * channels + FILTER_PADDING
     if table[at + N_BINARY] == WEIGHT_BITS:
-        weights += chunk // 2 * channels * SIGNS_BYTES
-        for number in range(channels):
-            transform_signs(weights + number * SIGNS_BYTES, target + 64 * number, position_bytes)
+        weights += chunk // 2 * pairs * SIGNS_BYTES
+        for pair in range(pairs):
+            transform_signs(weights + pair * SIGNS_BYTES, target + 64 * pair, 64 * pairs + FILTER_PADDING)
     else:
-        weights += chunk // 2 * channels * TAPS_BYTES
-        for number in range(channels):
-            transform_bytes(weights + number * TAPS_BYTES, target + 64 * number, position_bytes)
+        weights += chunk // 2 * pairs * TAPS_BYTES
+        for pair in range(pairs):
+            for part in range(2):
+                taps, to = weights + pair * TAPS_BYTES + 32 * part, target + 128 * pair + 64 * part
+                transform_bytes(taps, to, 128 * pairs + FILTER_PADDING)
 
 
 @inline
@@ -260,13 +265,14 @@ def convolve_patches(
 ) -> None:
     """All sums of some images, their weights transformed once.
 
-    multiply_patches: takes (sums, patches, bytes of a patch, weights, pairs of channels, number of patches) and
-    multiplies them at one position; see `PATCH_BYTES` for sums.
+    multiply_patches: takes (sums, patches, bytes of a patch, weights, pairs of channels, number of patches, bytes of a
+    weight) and multiplies them at one position; see `PATCH_BYTES` for sums.
     """
     constants, arena, _, _, _, panel = memory
     size, channels = table[H_SIZE], table[at + N_CHANNELS]
     patches, segments = table[at + N_PATCHES], table[at + N_SEGMENT_COUNT]
-    patch_bytes, filter_bytes = 2 * channels, 64 * channels + FILTER_PADDING
+    weight_bytes = 1 if table[at + N_BINARY] == WEIGHT_BITS else 2
+    patch_bytes, filter_bytes = 2 * channels, 32 * weight_bytes * channels + FILTER_PADDING
     position_bytes = (end_image - first_image) * patches * patch_bytes + PATCHES_PADDING
     weights = panel + (GROUP_PATCHES + 3) * PATCH_BYTES
     pixels = weights + POSITIONS * filter_bytes
@@ -291,6 +297,7 @@ def convolve_patches(
                     weights + position * filter_bytes,
                     channels // 2,
                     last - first,
+                    weight_bytes,
                 )
             sums = panel
             for number in range(group, end):
