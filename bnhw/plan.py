@@ -11,18 +11,17 @@ import numpy as np
 from bnhw.dtypes import Array
 from bnhw.kernels.fused import fields
 from bnhw.kernels.fused.fields import BLOCK, LANES, SLACK_BYTES, SLOT_BYTES, SLOTS
-from bnhw.plan_interpreter import Interpreter
+from bnhw.plan_interpreter import MOST_IMAGES, Interpreter
 from bnhw.plan_memory import lay_out
 from bnhw.plan_order import Step, order_steps
 from bnhw.plan_records import Records
 from bnhw.plan_steps import write_step
 from bnhw.plan_storage import Area, Fill, Place, move_fills, move_place
 from bnhw.plan_sums import GROUP_TILES
-from bnhw.plan_winograd import scratch_bytes
+from bnhw.plan_winograd import choose_transformed
 from bnhw.plan_words import choose_words
 from bnhw.program import Program
 
-MOST_IMAGES = 8
 GROUP_BYTES = 3 << 20
 """Images of a group: as many as stay in the second cache step by step."""
 ANY = Interpreter()
@@ -52,10 +51,15 @@ class Plan:
 def make_plan(program: Program, interpreter: Interpreter = ANY, *, store_all: bool = False) -> Plan:
     """Plan a well-formed program for an interpreter. With `store_all`, every tensor keeps a place of its own."""
     steps = order_steps(program, store_all=store_all)
-    words = choose_words(program, interpreter.most_planes, interpreter.word_channels)
+    transformed = choose_transformed(program) if interpreter.transforms else frozenset()
+    words = choose_words(
+        program, interpreter.most_planes, interpreter.word_channels, transformed, interpreter.transformed_planes
+    )
     layout = lay_out(program, steps, words, interpreter.narrow_pixels, share=not store_all)
     table = [0] * (fields.H_FIELDS + len(steps) * 3 + 2)
-    records = Records(program=program, layout=layout, words=words, interpreter=interpreter, table=table)
+    records = Records(
+        program=program, layout=layout, words=words, transformed=transformed, interpreter=interpreter, table=table
+    )
     own_step = _write_steps(records, steps)
     return _join(records, own_step)
 
@@ -77,16 +81,14 @@ def _write_steps(records: Records, steps: tuple[Step, ...]) -> int:
 def _join(records: Records, own_step: int) -> Plan:
     """The arena's areas one behind the other, and with their offsets one table for each image of a group."""
     shared, own = records.layout.shared, records.layout.own
-    slots = shared.size_bytes + SLACK_BYTES
+    slack = max(SLACK_BYTES, records.beyond_bytes)
+    slots = shared.size_bytes + slack
     sums = slots + SLOTS * SLOT_BYTES
     panel = sums + (GROUP_TILES // 2 + 1) * SLOT_BYTES
     own_bytes = own.size_bytes + records.gather_bytes[Area.OWN_PANEL] + 64 * LANES * BLOCK
     group = max(1, min(MOST_IMAGES, GROUP_BYTES // own_bytes))
-    scratch = [
-        scratch_bytes(patches, channels, group if is_own else 1) for is_own, patches, channels in records.transforms
-    ]
-    starts = {Area.SHARED: 0, Area.SHARED_PANEL: panel + max([records.panel_bytes, *scratch])}
-    starts[Area.OWN] = starts[Area.SHARED_PANEL] + records.gather_bytes[Area.SHARED_PANEL] + SLACK_BYTES
+    starts = {Area.SHARED: 0, Area.SHARED_PANEL: panel + records.panel_bytes}
+    starts[Area.OWN] = starts[Area.SHARED_PANEL] + records.gather_bytes[Area.SHARED_PANEL] + slack
     starts[Area.OWN_PANEL] = starts[Area.OWN] + own.size_bytes
     header = [len(records.step_positions), own_step, group, len(records.table)]
     records.table[: len(header) + len(records.step_positions)] = [*header, *records.step_positions]
@@ -98,7 +100,7 @@ def _join(records: Records, own_step: int) -> Plan:
     return Plan(
         table=np.concatenate([records.finished(starts, image * own_bytes) for image in range(group)]),
         constants=records.constants.joined(),
-        arena_bytes=starts[Area.OWN] + group * own_bytes + SLACK_BYTES,
+        arena_bytes=starts[Area.OWN] + group * own_bytes + slack,
         fills=tuple(fills),
         slots=slots,
         sums=sums,

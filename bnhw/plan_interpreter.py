@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 
 from bnhw.kernels.fused.fields import BLOCK
-from bnhw.kernels.select import COUNTED_CHANNELS, counted_planes
+from bnhw.kernels.select import COUNTED_CHANNELS, TRANSFORMED_PLANES, counted_planes
 
 ALL_STEPS = 1 << 30
+MOST_IMAGES = 8
+"""Of a group, see `bnhw.kernels.fused.fields`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +20,7 @@ class Interpreter:
     stage_steps: most steps between which sums stay in registers or tiles.
     narrow_pixels: convolutions of at most so many pixels expand their weights once for several images.
     transforms: whether it knows Winograd's transforms.
+    transformed_planes: see `bnhw.plan_words.choose_words`.
     """
 
     most_planes: int = 0
@@ -26,6 +29,7 @@ class Interpreter:
     stage_steps: int = 12
     narrow_pixels: int = 128
     transforms: bool = False
+    transformed_planes: int = 0
 
 
 def interpreter_of(kernels: str) -> Interpreter:
@@ -37,4 +41,10 @@ def interpreter_of(kernels: str) -> Interpreter:
     planes, channels = counted_planes(kernels), COUNTED_CHANNELS[kernels]
     if kernels == "amx":
         return Interpreter(most_planes=planes, word_channels=channels, stage_steps=ALL_STEPS, narrow_pixels=256)
-    return Interpreter(most_planes=planes, word_channels=channels, by_channel=True, transforms=True)
+    return Interpreter(
+        most_planes=planes,
+        word_channels=channels,
+        by_channel=True,
+        transforms=True,
+        transformed_planes=TRANSFORMED_PLANES[kernels],
+    )

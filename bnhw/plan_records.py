@@ -19,16 +19,17 @@ from bnhw.program import Program
 class Records:
     """What has been written so far; used once.
 
-    words: see `bnhw.plan_words.choose_words`. step_positions: where each step's record starts. offsets:
-    positions in the table of numbers that count from the start of an area. additions: names that saturated sums are
-    counted for. panel_bytes, gather_bytes: the largest expanded weights, and gathered pixels of each panel. transforms:
-    of each transformed convolution, whether a group of images runs it together, patches of an image, and channels.
-    derived: tensors whose planes or words are written.
+    words, transformed: see `bnhw.plan_words.choose_words` and `bnhw.plan_winograd.choose_transformed`.
+    step_positions: where each step's record starts. offsets: positions in the table of numbers that count from the
+    start of an area. additions: names that saturated sums are counted for. derived: tensors whose planes or words are
+    written. panel_bytes, gather_bytes: the largest expanded weights, and gathered pixels of each panel.
+    beyond_bytes: the most that is read behind a tensor.
     """
 
     program: Program
     layout: Layout
     words: Mapping[str, int]
+    transformed: frozenset[str]
     interpreter: Interpreter
     table: list[int]
     step_positions: list[int] = field(default_factory=list)
@@ -38,7 +39,7 @@ class Records:
     derived: set[str] = field(default_factory=set)
     offsets: list[tuple[int, Area]] = field(default_factory=list)
     panel_bytes: int = 0
-    transforms: list[tuple[bool, int, int]] = field(default_factory=list)
+    beyond_bytes: int = 0
     gather_bytes: dict[Area, int] = field(default_factory=lambda: {Area.SHARED_PANEL: 0, Area.OWN_PANEL: 0})
 
     def append(self, numbers: list[int]) -> int:

@@ -12,6 +12,7 @@ from bnhw.plan_convolution import (
     PAIR,
     Filter,
     Reading,
+    dense_weights,
     even_tiles,
     flatten,
     list_stages,
@@ -19,10 +20,11 @@ from bnhw.plan_convolution import (
     read_tensor,
 )
 from bnhw.plan_few import is_few, list_few_offsets, order_few
+from bnhw.plan_interpreter import MOST_IMAGES
 from bnhw.plan_order import TailOperation
 from bnhw.plan_records import Records
 from bnhw.plan_storage import Area, Place, panel_of
-from bnhw.plan_winograd import is_transformed, write_transformed
+from bnhw.plan_winograd import Segment, beyond_bytes, group_of, list_segments, order_filters, portion_of, scratch_bytes
 from bnhw.plan_words import (
     STAGE_WORDS,
     WordForm,
@@ -48,21 +50,14 @@ def write_convolve(records: Records, convolve: Convolve, tail: Tail) -> None:
     by_channel = records.interpreter.by_channel
     if convolve.output in records.words:
         _write_counting(records, convolve, tail)
-    elif records.interpreter.transforms and _can_transform(records, convolve):
-        write_transformed(records, convolve, tail)
+    elif convolve.output in records.transformed:
+        _write_transformed(records, convolve, tail)
     elif by_channel and is_depthwise(records.program, convolve):
         _write_depthwise(records, convolve, tail)
     elif by_channel and is_few(records.program, convolve):
         _write_few(records, convolve, tail)
     else:
         _write_multiplying(records, convolve, tail)
-
-
-def _can_transform(records: Records, convolve: Convolve) -> bool:
-    name = convolve.inputs[0]
-    return records.layout.planes_of(name) is None and is_transformed(
-        records.program, convolve, records.layout.forms[name]
-    )
 
 
 def _write_multiplying(records: Records, convolve: Convolve, tail: Tail) -> None:
@@ -86,6 +81,47 @@ def _write_multiplying(records: Records, convolve: Convolve, tail: Tail) -> None
     at = records.write(record)
     records.offsets.append((at + fields.C_SOURCE, panel_of(area) if readings[0].source is None else area))
     records.panel_bytes = max(records.panel_bytes, len(order.taps[0]) * fields.PANEL_BYTES)
+
+
+def _write_transformed(records: Records, convolve: Convolve, tail: Tail) -> None:
+    """Write a convolution by patches, with its tail."""
+    place, area = records.layout.place(convolve.inputs[0])
+    form = place.form
+    *size, outputs = records.program.tensor[convolve.output].shape
+    segments = list_segments(form, convolve.window, (size[0], size[1]))
+    weights = records.program.weights_of(convolve)
+    binary = convolve.weight_bits == 1
+    dense = dense_weights(form, weights, -(-outputs // PAIR) * PAIR, -1 if binary else 0)
+    starts = -form.fill[0] * dense.sum(axis=(1, 2, 3), dtype=np.int64)
+    record = [0] * fields.N_FIELDS
+    record[fields.N_KIND] = fields.TRANSFORM
+    record[fields.N_FROM] = records.tensor(convolve.inputs[0])
+    record[fields.N_SEGMENTS : fields.N_SEGMENT_COUNT + 1] = [_append_segments(records, segments), len(segments)]
+    widest = max(segment.patches for segment in segments)
+    group = group_of(segments)
+    together = (MOST_IMAGES if area is Area.OWN else 1) * len(segments)
+    portion = portion_of(together, widest, form.channels)
+    portion = max(portion // group, 1) * group
+    record[fields.N_PATCHES] = segments[-1].first + segments[-1].patches
+    record[fields.N_PORTION : fields.N_GROUP + 1] = [portion, group]
+    record[fields.N_CHANNELS] = form.channels
+    record[fields.N_WEIGHTS] = records.constants.add(order_filters(dense, binary=binary))
+    record[fields.N_BINARY] = fields.WEIGHT_BITS if binary else fields.WEIGHT_BYTES
+    record[fields.N_STARTS] = records.constants.add(starts.astype(np.int32))
+    record[fields.N_CHUNKS] = -(-outputs // LANES)
+    record[fields.N_TAIL : fields.N_TAIL_COUNT + 1] = records.tail(tail)
+    record[fields.N_WIDTH] = size[1]
+    records.write(record)
+    records.panel_bytes = max(records.panel_bytes, scratch_bytes(portion * widest, form.channels))
+    records.beyond_bytes = max(records.beyond_bytes, beyond_bytes(form, (size[0], size[1])))
+
+
+def _append_segments(records: Records, segments: tuple[Segment, ...]) -> int:
+    numbers = []
+    for segment in segments:
+        tiles = records.append(flatten(segment.tiles))
+        numbers += [segment.pixel, segment.first, segment.patches, segment.row, tiles, len(segment.tiles)]
+    return records.append(numbers)
 
 
 def _write_depthwise(records: Records, convolve: Convolve, tail: Tail) -> None:

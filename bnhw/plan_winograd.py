@@ -8,22 +8,33 @@ from dataclasses import dataclass
 import numpy as np
 
 from bnhw.dtypes import Array
-from bnhw.kernels.fused import fields
-from bnhw.kernels.fused.fields import LANES
+from bnhw.kernels.fused.fields import (
+    BLOCK,
+    FILTER_PADDING,
+    GROUP_PATCHES,
+    LANES,
+    PATCH_BYTES,
+    PATCHES_PADDING,
+    POSITIONS,
+)
 from bnhw.ops import Window
-from bnhw.plan_convolution import PAIR, dense_weights, even_tiles, flatten
-from bnhw.plan_order import TailOperation
-from bnhw.plan_records import Records
-from bnhw.plan_storage import Area, Form
+from bnhw.plan_convolution import PAIR, even_tiles
+from bnhw.plan_storage import Form, code_form
 from bnhw.program import Convolve, Program
 
 SIDE = 4
 """Pixels of a patch in each direction."""
 RESULT_BITS = 26
 """Of sums, as two's complement: those that 2^32 leaves when they come 64 times too large."""
-PIXEL_CYCLES, WEIGHT_CYCLES, RESULT_CYCLES = 3.8, 2.4, 9.0
-"""What transforms take for one channel of a patch, one weight filter, and one output of a patch, where a product of two
-vectors takes 1; measured on one processor with AVX-512."""
+BEST_PATCHES = 16
+"""Of a group, see `group_of`."""
+PORTION_BYTES = 1 << 19
+LEAST_PATCHES = 64
+"""See `portion_of`."""
+DIRECT_CYCLES, PIXEL_CYCLES, WEIGHT_CYCLES, RESULT_CYCLES = 1.1, 5.0, 1.2, 12.0
+"""What sixteen products of vectors take in convolutions that are not transformed, and what transforms take for sixteen
+channels of a patch, filters, and outputs of a patch, where such products take 1 in transformed ones; measured on one
+processor with AVX-512."""
 
 Tile = tuple[int, int, int, int]
 """(not used, row, column, pixels that count) of sixteen pixels of the result."""
@@ -67,20 +78,23 @@ def _list_tiles(row: int, column: int, result: tuple[int, int]) -> tuple[tuple[T
     return tuple((0, row + at, column, min(LANES, columns - column)) for at in range(rows)), LANES
 
 
-def is_transformed(program: Program, convolve: Convolve, form: Form) -> bool:
-    """Whether a convolution can be transformed, exactly, and is likely to take less time so.
+def choose_transformed(program: Program) -> frozenset[str]:
+    """Convolutions, by the tensor they write, that can be transformed, exactly, and take less time so."""
+    convolutions = [instruction for instruction in program.instructions if isinstance(instruction, Convolve)]
+    return frozenset(convolve.output for convolve in convolutions if _is_transformed(program, convolve))
 
-    form: of its input's codes as bytes.
-    """
+
+def _is_transformed(program: Program, convolve: Convolve) -> bool:
     window, source = convolve.window, program.tensor[convolve.inputs[0]]
     if window.kernel != (3, 3) or window.stride != (1, 1) or convolve.groups != 1:
         return False
-    if len(form.fill) > 1 or source.bipolar or form.channels % PAIR:
+    if source.dtype.bits > 8 or source.bipolar:
         return False
+    form = code_form(source, window.pads)
     weights = program.weights_of(convolve)
-    rows, columns = program.tensor[convolve.output].shape[:2]
-    if 255 * _most_weight(form, weights) >= 1 << (RESULT_BITS - 1) or not _reads_within(form, rows, columns):
+    if 255 * _most_weight(form, weights) >= 1 << (RESULT_BITS - 1):
         return False
+    rows, columns = program.tensor[convolve.output].shape[:2]
     patches = -(-rows // SIDE) * -(-columns // SIDE)
     return _transformed_cycles(patches, form.channels, weights.shape[0]) < _direct_cycles(rows * columns, form)
 
@@ -91,57 +105,18 @@ def _most_weight(form: Form, weights: Array) -> int:
     return int(np.abs(weights.astype(np.int64)).sum(axis=(1, 2, 3)).max()) + filling
 
 
-def _reads_within(form: Form, rows: int, columns: int) -> bool:
-    """Whether what patches read behind the last pixel still lies in the arena."""
-    return (-rows % SIDE * form.row_pixels + -columns % SIDE) * fields.BLOCK <= fields.SLACK_BYTES
-
-
 def _transformed_cycles(patches: int, channels: int, outputs: int) -> float:
-    """Vector products of one output channel, or as much time."""
-    products = -(-patches // SIDE) * SIDE * fields.POSITIONS * channels / (2 * LANES)
+    """Products of vectors for one output channel, and what else takes as much time."""
+    outputs = -(-outputs // PAIR) * PAIR
+    products = -(-patches // SIDE) * SIDE * POSITIONS * channels / (2 * LANES)
     return products + patches * channels * PIXEL_CYCLES / outputs + patches * RESULT_CYCLES + channels * WEIGHT_CYCLES
 
 
 def _direct_cycles(pixels: int, form: Form) -> float:
     """The same of a convolution that is not transformed."""
     whole, last = form.blocks
-    steps = 9 * whole + (3 * -(-3 * last // fields.BLOCK) if last else 0)
-    return float(-(-pixels // 8) * 8 * steps)
-
-
-def write_transformed(records: Records, convolve: Convolve, tail: tuple[TailOperation, ...]) -> None:
-    """Write a convolution by patches, with its tail."""
-    place, area = records.layout.place(convolve.inputs[0])
-    form = place.form
-    rows, columns, outputs = records.program.tensor[convolve.output].shape
-    segments = list_segments(form, convolve.window, (rows, columns))
-    weights = records.program.weights_of(convolve)
-    binary = convolve.weight_bits == 1
-    dense = dense_weights(form, weights, -(-outputs // PAIR) * PAIR, -1 if binary else 0)
-    starts = -form.fill[0] * dense.sum(axis=(1, 2, 3), dtype=np.int64)
-    record = [0] * fields.N_FIELDS
-    record[fields.N_KIND] = fields.TRANSFORM
-    record[fields.N_FROM] = records.tensor(convolve.inputs[0])
-    record[fields.N_SEGMENTS : fields.N_SEGMENT_COUNT + 1] = [_append_segments(records, segments), len(segments)]
-    record[fields.N_PATCHES] = segments[-1].first + segments[-1].patches
-    record[fields.N_GROUP] = fields.GROUP_PATCHES // max(segment.patches for segment in segments)
-    record[fields.N_CHANNELS] = form.channels
-    record[fields.N_WEIGHTS] = records.constants.add(order_filters(dense, binary=binary))
-    record[fields.N_BINARY] = fields.WEIGHT_BITS if binary else fields.WEIGHT_BYTES
-    record[fields.N_STARTS] = records.constants.add(starts.astype(np.int32))
-    record[fields.N_CHUNKS] = -(-outputs // LANES)
-    record[fields.N_TAIL : fields.N_TAIL_COUNT + 1] = records.tail(tail)
-    record[fields.N_WIDTH] = columns
-    records.write(record)
-    records.transforms.append((area is Area.OWN, record[fields.N_PATCHES], form.channels))
-
-
-def _append_segments(records: Records, segments: tuple[Segment, ...]) -> int:
-    numbers = []
-    for segment in segments:
-        tiles = records.append(flatten(segment.tiles))
-        numbers += [segment.pixel, segment.first, segment.patches, segment.row, tiles, len(segment.tiles)]
-    return records.append(numbers)
+    steps = 9 * whole + (3 * -(-3 * last // BLOCK) if last else 0)
+    return DIRECT_CYCLES * (-(-pixels // 8) * 8 * steps)
 
 
 def order_filters(dense: Array, *, binary: bool) -> Array:
@@ -153,9 +128,35 @@ def order_filters(dense: Array, *, binary: bool) -> Array:
     return np.packbits((shaped > 0).reshape(-1, 4 * LANES), axis=1, bitorder="little")
 
 
-def scratch_bytes(patches: int, channels: int, images: int) -> int:
-    """Of sums, transformed weights and transformed patches of so many images."""
-    sums = (fields.GROUP_PATCHES + 3) * fields.PATCH_BYTES
-    weights = fields.POSITIONS * (4 * LANES * channels + fields.FILTER_PADDING)
-    pixels = fields.POSITIONS * (images * patches * 2 * channels + fields.PATCHES_PADDING)
+def group_of(segments: tuple[Segment, ...]) -> int:
+    """How many segments are multiplied together: those that fill fours of patches best, and stay in a cache."""
+    sizes = [segment.patches for segment in segments]
+
+    def cost(group: int) -> tuple[int, float]:
+        filled = sum(-(-sum(sizes[at : at + group]) // SIDE) * SIDE for at in range(0, len(sizes), group))
+        return filled, abs(group * sum(sizes) / len(sizes) - BEST_PATCHES)
+
+    return min(range(1, GROUP_PATCHES // max(sizes) + 1), key=cost)
+
+
+def portion_of(segments: int, widest: int, channels: int) -> int:
+    """How many segments are transformed at once: what the second cache holds, but not few for the weights.
+
+    segments: all of a group of images. widest: most patches of a segment.
+    """
+    patches = max(LEAST_PATCHES, PORTION_BYTES // (POSITIONS * 2 * channels))
+    return min(segments, patches // widest)
+
+
+def scratch_bytes(patches: int, channels: int) -> int:
+    """Of sums, transformed weights and so many transformed patches."""
+    sums = (GROUP_PATCHES + 3) * PATCH_BYTES
+    weights = POSITIONS * (4 * LANES * channels + FILTER_PADDING)
+    pixels = POSITIONS * (patches * 2 * channels + PATCHES_PADDING)
     return sums + weights + pixels + 3 * 2 * channels
+
+
+def beyond_bytes(form: Form, result: tuple[int, int]) -> int:
+    """What patches read behind the last pixel of a tensor."""
+    rows, columns = result
+    return (-rows % SIDE * form.row_pixels + -columns % SIDE) * BLOCK

@@ -42,11 +42,18 @@ class WordForm(Form):
         return number * self.pixels * pitch, pitch
 
 
-def choose_words(program: Program, most_planes: int, word_channels: int = BLOCK) -> Mapping[str, int]:
+def choose_words(
+    program: Program,
+    most_planes: int,
+    word_channels: int = BLOCK,
+    transformed: frozenset[str] = frozenset(),
+    transformed_planes: int = 0,
+) -> Mapping[str, int]:
     """The convolutions whose bits are counted, by the tensor they write: how many planes their codes have.
 
     most_planes: how many passes over full words take less time than multiplying; words that are not full count more.
-    word_channels: channels that the interpreter counts at once, 64 or 32.
+    word_channels: channels that the interpreter counts at once, 64 or 32. transformed_planes: the same as most_planes
+    of convolutions `transformed`, which take less time than others if they are not counted.
     """
     chosen = {}
     for instruction in program.instructions:
@@ -55,7 +62,8 @@ def choose_words(program: Program, most_planes: int, word_channels: int = BLOCK)
         source = program.tensor[instruction.inputs[0]]
         channels = source.shape[2]
         words = -(-channels // word_channels)
-        if source.dtype.bits * words * word_channels <= most_planes * channels:
+        planes = min(transformed_planes, most_planes) if instruction.output in transformed else most_planes
+        if source.dtype.bits * words * word_channels <= planes * channels:
             chosen[instruction.output] = source.dtype.bits
     return chosen
 

@@ -79,7 +79,8 @@ TILE_FIELDS = 4
     N_SEGMENTS,  # table: `SEGMENT_FIELDS` of each segment
     N_SEGMENT_COUNT,
     N_PATCHES,  # of an image
-    N_GROUP,  # segments whose sums stay in the second cache
+    N_PORTION,  # segments whose transformed patches stay in the second cache
+    N_GROUP,  # segments whose sums do
     N_CHANNELS,  # of the source, with those that fill its last block up
     N_WEIGHTS,  # constants
     N_BINARY,  # `WEIGHT_BITS` or `WEIGHT_BYTES`
@@ -88,8 +89,8 @@ TILE_FIELDS = 4
     N_TAIL,  # table
     N_TAIL_COUNT,
     N_WIDTH,  # of the result
-) = range(14)
-N_FIELDS = 14
+) = range(15)
+N_FIELDS = 15
 E_PIXEL, E_FIRST, E_PATCHES, E_ROW, E_TILES, E_TILE_COUNT = range(6)
 """A segment is up to four patches side by side: pixel of the first one's first tap, number of the first patch, patches,
 pixels between its rows in a slot, table of its tiles as of a convolution, and how many, an even number."""

@@ -27,8 +27,10 @@ def patch_multiplier(rows: int, chunks: int, dot: Dot, size: int) -> Any:
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         sums, first, patch_bytes, weights, pairs = values
         patches = [builder.add(first, builder.mul(patch_bytes, I64(row))) for row in range(rows)]
-        totals = {at: alloca_once_value(builder, PLAIN(None)) for at in places}  # type: ignore[no-untyped-call]
-        with for_range(builder, builder.udiv(pairs, I64(UNROLLED_PAIRS))) as loop:  # type: ignore[no-untyped-call]
+        totals = {}
+        for at in places:
+            totals[at] = alloca_once_value(builder, PLAIN(None))  # type: ignore[no-untyped-call]  # Numba's is untyped
+        with for_range(builder, builder.udiv(pairs, I64(UNROLLED_PAIRS))) as loop:
             held = {at: builder.load(total) for at, total in totals.items()}
             offset = builder.mul(loop.index, I64(4 * UNROLLED_PAIRS))
             panel = builder.add(weights, builder.mul(loop.index, I64(64 * size * UNROLLED_PAIRS)))

@@ -36,6 +36,7 @@ from bnhw.kernels.fused.fields import (
     N_FROM,
     N_GROUP,
     N_PATCHES,
+    N_PORTION,
     N_SEGMENT_COUNT,
     N_SEGMENTS,
     N_STARTS,
@@ -59,7 +60,7 @@ from bnhw.kernels.fused.interpreter import Memory, Table
 from bnhw.kernels.fused.patches import HALF_LINE, SHORTS
 from bnhw.kernels.fused.places import place_chunk
 from bnhw.kernels.fused.tail import run_tail
-from bnhw.kernels.fused.vectors import I8, I64, LINE, PLAIN, load_at, store_at
+from bnhw.kernels.fused.vectors import I8, I16, I64, LINE, PLAIN, load_at, store_at
 from bnhw.kernels.jit import inline, intrinsic
 from bnhw.kernels.vectors import Generator
 
@@ -114,11 +115,8 @@ def _transform_sums(builder: Any, m: list[Any]) -> list[Any]:
     ]
 
 
-@intrinsic
-def transform_pixels(
-    typing: Any, source: Any, row_bytes: Any, pixel_bytes: Any, target: Any, position_bytes: Any
-) -> Generator:
-    """B' d B of 32 channels: 6 x 6 pixels of bytes -> 36 positions of int16."""
+def _pixel_transformer(channels: int) -> Generator:
+    byte_type, short_type = ir.VectorType(I8, channels), ir.VectorType(I16, channels)
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         source, row_bytes, pixel_bytes, target, position_bytes = values
@@ -126,14 +124,30 @@ def transform_pixels(
         columns = []
         for column in range(6):
             offset = builder.mul(pixel_bytes, I64(column))
-            pixels = [load_at(builder, HALF_LINE, builder.add(row, offset)) for row in rows]
-            columns.append(_transform_pixels(builder, [builder.zext(pixel, SHORTS) for pixel in pixels]))
+            pixels = [load_at(builder, byte_type, builder.add(row, offset)) for row in rows]
+            columns.append(_transform_pixels(builder, [builder.zext(pixel, short_type) for pixel in pixels]))
         for row in range(6):
             for column, value in enumerate(_transform_pixels(builder, [of_one[row] for of_one in columns])):
                 store_at(builder, value, builder.add(target, builder.mul(position_bytes, I64(6 * row + column))))
         return context.get_dummy_value()
 
     return nb.void(intp, intp, intp, intp, intp), generate
+
+
+@intrinsic
+def transform_pixels(
+    typing: Any, source: Any, row_bytes: Any, pixel_bytes: Any, target: Any, position_bytes: Any
+) -> Generator:
+    """B' d B of 32 channels: 6 x 6 pixels of bytes -> 36 positions of int16."""
+    return _pixel_transformer(32)
+
+
+@intrinsic
+def transform_half_pixels(
+    typing: Any, source: Any, row_bytes: Any, pixel_bytes: Any, target: Any, position_bytes: Any
+) -> Generator:
+    """The same of 16 channels."""
+    return _pixel_transformer(16)
 
 
 def _filter_transformer(load: Any) -> Generator:
@@ -194,20 +208,29 @@ def finish_patch(typing: Any, sums: Any, starts: Any, first: Any, second: Any, t
 
 
 @inline
-def transform_image(table: Table, at: int, arena: int, target: int, position_bytes: int) -> None:
-    """All patches of one image -> int16 [position][patch][channel]."""
+def patch_number(table: Table, at: int, number: int) -> int:
+    """The first patch of a segment, counted over all images of a group."""
+    segments = table[at + N_SEGMENT_COUNT]
+    segment = table[at + N_SEGMENTS] + number % segments * SEGMENT_FIELDS
+    first: int = number // segments * table[at + N_PATCHES] + table[segment + E_FIRST]
+    return first
+
+
+@inline
+def transform_segment(table: Table, at: int, arena: int, segment: int, target: int, position_bytes: int) -> None:
+    """Patches of one segment -> int16 [position][patch][channel]."""
     source, channels = table[at + N_FROM], table[at + N_CHANNELS]
     for first in range(0, channels, 32):
         place, pitch = place_chunk(table, source, arena, first // 16)
         row_bytes = table[source + T_ROW] * pitch
-        for number in range(table[at + N_SEGMENT_COUNT]):
-            segment = table[at + N_SEGMENTS] + number * SEGMENT_FIELDS
-            pixels = place + table[segment + E_PIXEL] * pitch
-            patches = target + (table[segment + E_FIRST] * channels + first) * 2
-            for patch in range(table[segment + E_PATCHES]):
-                transform_pixels(
-                    pixels + 4 * patch * pitch, row_bytes, pitch, patches + patch * channels * 2, position_bytes
-                )
+        corner, to = place + table[segment + E_PIXEL] * pitch, target + 2 * first
+        for _ in range(table[segment + E_PATCHES]):
+            if channels - first > 16:
+                transform_pixels(corner, row_bytes, pitch, to, position_bytes)
+            else:
+                transform_half_pixels(corner, row_bytes, pitch, to, position_bytes)
+            corner += 4 * pitch
+            to += 2 * channels
 
 
 @inline
@@ -260,49 +283,63 @@ def place_pixel(number: int) -> int:
 
 
 @inline
-def convolve_patches(
-    table: Table, at: int, first_image: int, end_image: int, memory: Memory, multiply_patches: Any
+def multiply_positions(
+    table: Table, at: int, sums: int, pixels: int, position_bytes: int, weights: int, count: int, multiply_patches: Any
 ) -> None:
-    """All sums of some images, their weights transformed once.
-
-    multiply_patches: takes (sums, patches, bytes of a patch, weights, pairs of channels, number of patches, bytes of a
-    weight) and multiplies them at one position; see `PATCH_BYTES` for sums.
-    """
-    constants, arena, _, _, _, panel = memory
-    size, channels = table[H_SIZE], table[at + N_CHANNELS]
-    patches, segments = table[at + N_PATCHES], table[at + N_SEGMENT_COUNT]
+    """Sums of some patches and two chunks at every position."""
+    channels = table[at + N_CHANNELS]
     weight_bytes = 1 if table[at + N_BINARY] == WEIGHT_BITS else 2
-    patch_bytes, filter_bytes = 2 * channels, 32 * weight_bytes * channels + FILTER_PADDING
-    position_bytes = (end_image - first_image) * patches * patch_bytes + PATCHES_PADDING
+    filter_bytes = 32 * weight_bytes * channels + FILTER_PADDING
+    for position in range(POSITIONS):
+        patches, filters = pixels + position * position_bytes, weights + position * filter_bytes
+        to = sums + 128 * position
+        multiply_patches(to, patches, 2 * channels, filters, channels // 2, count, weight_bytes)
+
+
+@inline
+def convolve_portion(
+    table: Table, at: int, first_image: int, start: int, end: int, memory: Memory, multiply_patches: Any
+) -> None:
+    """All sums of segments start..end, counted over the images from the first one on."""
+    constants, arena, _, _, _, panel = memory
+    size, channels, segments = table[H_SIZE], table[at + N_CHANNELS], table[at + N_SEGMENT_COUNT]
     weights = panel + (GROUP_PATCHES + 3) * PATCH_BYTES
-    pixels = weights + POSITIONS * filter_bytes
-    for image in range(first_image, end_image):
+    pixels = weights + POSITIONS * (64 * channels + FILTER_PADDING)
+    first_patch = patch_number(table, at, start)
+    position_bytes = (patch_number(table, at, end) - first_patch) * 2 * channels + PATCHES_PADDING
+    for number in range(start, end):
+        image = first_image + number // segments
         own = table[image * size : (image + 1) * size]
-        to = pixels + (image - first_image) * patches * patch_bytes
-        transform_image(own, at, arena, to, position_bytes)
-    total = (end_image - first_image) * segments
+        segment = own[at + N_SEGMENTS] + number % segments * SEGMENT_FIELDS
+        to = pixels + (patch_number(table, at, number) - first_patch) * 2 * channels
+        transform_segment(own, at, arena, segment, to, position_bytes)
     for chunk in range(0, table[at + N_CHUNKS], 2):
         transform_filter(table, at, constants, chunk, weights)
-        for group in range(0, total, table[at + N_GROUP]):
-            end = min(group + table[at + N_GROUP], total)
-            segment = table[at + N_SEGMENTS] + group % segments * SEGMENT_FIELDS
-            first = group // segments * patches + table[segment + E_FIRST]
-            segment = table[at + N_SEGMENTS] + (end - 1) % segments * SEGMENT_FIELDS
-            last = (end - 1) // segments * patches + table[segment + E_FIRST] + table[segment + E_PATCHES]
-            for position in range(POSITIONS):
-                multiply_patches(
-                    panel + 128 * position,
-                    pixels + position * position_bytes + first * patch_bytes,
-                    patch_bytes,
-                    weights + position * filter_bytes,
-                    channels // 2,
-                    last - first,
-                    weight_bytes,
-                )
+        for group in range(start, end, table[at + N_GROUP]):
+            last = min(group + table[at + N_GROUP], end)
+            patch = patch_number(table, at, group)
+            patches = pixels + (patch - first_patch) * 2 * channels
+            count = patch_number(table, at, last) - patch
+            multiply_positions(table, at, panel, patches, position_bytes, weights, count, multiply_patches)
             sums = panel
-            for number in range(group, end):
+            for number in range(group, last):
                 image = first_image + number // segments
                 own = table[image * size : (image + 1) * size]
                 segment = own[at + N_SEGMENTS] + number % segments * SEGMENT_FIELDS
                 finish_segment(own, at, memory, chunk, segment, sums)
                 sums += own[segment + E_PATCHES] * PATCH_BYTES
+
+
+@inline
+def convolve_patches(
+    table: Table, at: int, first_image: int, end_image: int, memory: Memory, multiply_patches: Any
+) -> None:
+    """All sums of some images, a portion of the patches after the other, for which weights are transformed once.
+
+    multiply_patches: takes (sums, patches, bytes of a patch, weights, pairs of channels, number of patches, bytes of a
+    weight) and multiplies them at one position; see `PATCH_BYTES` for sums.
+    """
+    total = (end_image - first_image) * table[at + N_SEGMENT_COUNT]
+    for start in range(0, total, table[at + N_PORTION]):
+        end = min(start + table[at + N_PORTION], total)
+        convolve_portion(table, at, first_image, start, end, memory, multiply_patches)
