@@ -26,8 +26,6 @@ SIDE = 4
 """Pixels of a patch in each direction."""
 RESULT_BITS = 26
 """Of sums, as two's complement: those that 2^32 leaves when they come 64 times too large."""
-BEST_PATCHES = 16
-"""Of a group, see `group_of`."""
 PORTION_BYTES = 1 << 19
 LEAST_PATCHES = 64
 """See `portion_of`."""
@@ -92,7 +90,8 @@ def _is_transformed(program: Program, convolve: Convolve) -> bool:
         return False
     form = code_form(source, window.pads)
     weights = program.weights_of(convolve)
-    if 255 * _most_weight(form, weights) >= 1 << (RESULT_BITS - 1):
+    most = source.dtype.high - source.dtype.low
+    if most * _most_weight(form, weights) >= 1 << (RESULT_BITS - 1):
         return False
     rows, columns = program.tensor[convolve.output].shape[:2]
     patches = -(-rows // SIDE) * -(-columns // SIDE)
@@ -129,12 +128,12 @@ def order_filters(dense: Array, *, binary: bool) -> Array:
 
 
 def group_of(segments: tuple[Segment, ...]) -> int:
-    """How many segments are multiplied together: those that fill fours of patches best, and stay in a cache."""
+    """How many segments are multiplied together: those that fill fours of patches best, the most of equal ones."""
     sizes = [segment.patches for segment in segments]
 
-    def cost(group: int) -> tuple[int, float]:
+    def cost(group: int) -> tuple[int, int]:
         filled = sum(-(-sum(sizes[at : at + group]) // SIDE) * SIDE for at in range(0, len(sizes), group))
-        return filled, abs(group * sum(sizes) / len(sizes) - BEST_PATCHES)
+        return filled, -group
 
     return min(range(1, GROUP_PATCHES // max(sizes) + 1), key=cost)
 

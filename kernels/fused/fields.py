@@ -99,7 +99,7 @@ POSITIONS = 36
 """Of a transformed patch."""
 PATCH_BYTES = POSITIONS * 2 * 64
 """Sums of a patch and two chunks: [position][chunk][channel] int32."""
-GROUP_PATCHES = 8
+GROUP_PATCHES = 64
 """Most patches of a group; multiplications may write the sums of three more."""
 FILTER_PADDING, PATCHES_PADDING = 128, 64
 """Bytes between the positions of transformed weights, and of patches, so that they fall into different sets."""
