@@ -194,8 +194,9 @@ def test_two_convolutions_with_different_borders_read_one_tensor(kernels: str) -
     codes = builder.look_up(builder.tensors["image"], BYTE, per_channel=True)
     wide = builder.convolve(codes, Window(kernel=(5, 5), pads=(2, 2, 2, 2)), groups=1, out_channels=32, bits=1)
     narrow = builder.convolve(codes, Window(kernel=(3, 3), pads=(1, 1, 1, 1)), groups=1, out_channels=32, bits=1)
-    total = [builder.requantise(sums, SIGNED, multiplier_bits=12) for sums in (wide, narrow)]
-    program = builder.program(builder.sum_global(builder.add(*total, SIGNED.dtype.low, SIGNED.dtype.high)))
+    first, second = (builder.requantise(sums, SIGNED, multiplier_bits=12) for sums in (wide, narrow))
+    total = builder.add(first, second, SIGNED.dtype.low, SIGNED.dtype.high)
+    program = builder.program(builder.sum_global(total))
     with always_transformed():
         assert_equal_to_reference(program, images_for(program, 2), kernels)
 
