@@ -13,6 +13,7 @@ from bnhw.kernels.packing import pack_bits
 from bnhw.machine import Machine
 from bnhw.ops import Window
 from bnhw.options import RequantiseMode
+from bnhw.plan_winograd import choose_transformed
 from bnhw.program import Convolve, Instruction, Program, Provenance, Requantise, SumGlobal, Tensor
 
 
@@ -86,6 +87,11 @@ def chain(layer: Layer, length: int) -> Program:
         output="logits",
         provenance=Provenance(producer="benchmark", source_name="", source_sha256="0" * 64, options={}),
     )
+
+
+def is_transformed(layer: Layer) -> bool:
+    """Whether plans without tiles transform the layer, unless they count its bits."""
+    return "sums1" in choose_transformed(chain(layer, 1))
 
 
 def _convolve(source: str, sums: str, weights: str, weight_shape: tuple[int, int, int, int]) -> Convolve:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from chains import Layer
+from chains import Layer, is_transformed
 
 from bnhw.kernels.permission import tile_configuration
 from bnhw.kernels.select import (
@@ -21,11 +21,15 @@ from bnhw.kernels.select import (
 )
 from bnhw.plan_memory import aligned_bytes
 
+MACS_OF_TRANSFORMED = 4
+"""That one multiplication stands for: 16 results of 9 taps each from 36 products."""
 PACKAGES = ("numpy", "numba", "llvmlite", "torch", "onnx", "onnxruntime", "openvino")
 
 
 def measure_peaks(seconds: float = 0.5) -> Mapping[str, float]:
-    """Giga-MAC per second of an instruction on data in the first cache: "amx", "vnni", and "words", counting one plane.
+    """Giga-MAC per second of an instruction on data in the first cache: "amx", "vnni", "shorts", and "words".
+
+    "shorts" are products of int16, "words" counts of one plane.
 
     Of those that the machine has; 0 for others.
     """
@@ -39,6 +43,7 @@ def measure_peaks(seconds: float = 0.5) -> Mapping[str, float]:
     }
     if not missing_for("vnni"):
         loops["vnni"] = (peak.MULTIPLIED_BYTES, lambda: peak.dot_repeatedly(data, steps))
+        loops["shorts"] = (peak.MULTIPLIED_SHORTS, lambda: peak.dot_wide_repeatedly(data, steps))
     if not missing_for("amx"):
         loops["amx"] = (4 * 16 * 16 * 64, lambda: peak.multiply_repeatedly(tiles.ctypes.data, data, steps))
     peaks = {"amx": 0.0, "vnni": 0.0}
@@ -54,13 +59,18 @@ def measure_peaks(seconds: float = 0.5) -> Mapping[str, float]:
 
 
 def share_of_peak(layer: Layer, kernel: str, rate: float, peaks: Mapping[str, float]) -> float | None:
-    """The rate over that of the instruction which does the work, or None where that is not measured."""
+    """The rate over that of the instruction which does the work, or None where that is not measured.
+
+    Transformed layers multiply a quarter as often, but int16.
+    """
     if kernel in {"xnor", "bit_serial"}:
         return rate * layer.bits / peaks["words"]
     if kernel in FUSED_CHOICES:
         lanes = layer.bits * layer.lanes_per_channel(COUNTED_CHANNELS[kernel])
         if lanes <= counted_planes(kernel):
             return rate * layer.bits / peaks["words"]
+    if kernel == "vnni" and is_transformed(layer):
+        return rate / MACS_OF_TRANSFORMED / peaks["shorts"]
     return rate / peaks[kernel] if peaks.get(kernel) else None
 
 

@@ -7,20 +7,26 @@ from numba import int64
 from bnhw.kernels.fused.amx import configure, multiply_step, release
 from bnhw.kernels.fused.counts import load_outputs, store_differences
 from bnhw.kernels.fused.vectors import load_sums, load_wide, store_sums
-from bnhw.kernels.fused.vnni import dot_bytes
+from bnhw.kernels.fused.vnni import dot_bytes, dot_shorts
 from bnhw.kernels.jit import entry, intrinsic
 from bnhw.kernels.vectors import SUMS, Generator, add_popcount_xor, zero_words
 
 COUNTED_BITS = 8 * 512
 """Pairs of bits that one step of `count_repeatedly` compares."""
-MULTIPLIED_BYTES = 8 * 64
-"""Pairs of bytes that one step of `dot_repeatedly` multiplies."""
+MULTIPLIED_BYTES, MULTIPLIED_SHORTS = 8 * 64, 8 * 32
+"""Pairs of bytes, and of int16, that one step of `dot_repeatedly` and of `dot_wide_repeatedly` multiplies."""
 
 
 @intrinsic
 def dot(typing: Any, sums: Any, pixels: Any, weights: Any) -> Generator:
     """Sums plus products of bytes."""
     return SUMS(SUMS, SUMS, SUMS), lambda context, builder, signature, values: dot_bytes(builder, *values)
+
+
+@intrinsic
+def dot_wide(typing: Any, sums: Any, pixels: Any, weights: Any) -> Generator:
+    """Sums plus products of int16."""
+    return SUMS(SUMS, SUMS, SUMS), lambda context, builder, signature, values: dot_shorts(builder, *values)
 
 
 @entry(int64, int64, int64)
@@ -58,5 +64,20 @@ def dot_repeatedly(data: int, steps: int) -> None:
         sums0, sums1, sums2 = dot(sums0, pixels, weights), dot(sums1, weights, pixels), dot(sums2, weights, weights)
         sums3, sums4, sums5 = dot(sums3, pixels, weights), dot(sums4, weights, pixels), dot(sums5, weights, weights)
         sums6, sums7 = dot(sums6, pixels, weights), dot(sums7, weights, pixels)
+    for at, sums in enumerate((sums0, sums1, sums2, sums3, sums4, sums5, sums6, sums7)):
+        store_sums(data + 1024 + 64 * at, sums)
+
+
+@entry(int64, int64)
+def dot_wide_repeatedly(data: int, steps: int) -> None:
+    """The same of vectors of products of int16."""
+    pixels = load_sums(data)
+    sums0 = sums1 = sums2 = sums3 = sums4 = sums5 = sums6 = sums7 = load_sums(data + 64)
+    for step in range(steps):
+        weights = load_sums(data + 64 * (2 + (step & 7)))
+        sums0, sums1 = dot_wide(sums0, pixels, weights), dot_wide(sums1, weights, pixels)
+        sums2, sums3 = dot_wide(sums2, weights, weights), dot_wide(sums3, pixels, weights)
+        sums4, sums5 = dot_wide(sums4, weights, pixels), dot_wide(sums5, weights, weights)
+        sums6, sums7 = dot_wide(sums6, pixels, weights), dot_wide(sums7, weights, pixels)
     for at, sums in enumerate((sums0, sums1, sums2, sums3, sums4, sums5, sums6, sums7)):
         store_sums(data + 1024 + 64 * at, sums)
