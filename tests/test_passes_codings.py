@@ -4,14 +4,14 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bnhw.dtypes import Array, IntegerType
+from bnhw.dtypes import Array, IntegerType, Quantisation
 from bnhw.ops import Role
 from bnhw.options import CompileOptions
 from bnhw.passes.calibrate import Observed
-from bnhw.passes.codings import LOGIT_BITS, RESIDUAL_HEADROOM, Form, fewest_bits, find_form
+from bnhw.passes.codings import LOGIT_BITS, RESIDUAL_HEADROOM, Form, fewest_bits, find_form, on_grid
 from bnhw.passes.histogram import BINS, Histogram, reach_of
 
 WHOLE = CompileOptions(ranges="min-max")
@@ -95,12 +95,16 @@ def test_the_image_has_the_width_of_the_input() -> None:
     assert form_of(normal(), role=Role.INPUT, options=CompileOptions(input_bits=9)).dtype.bits == 9
 
 
+def floored_at_minus_1(share: float, above: Array) -> Array:
+    """-1 for this share of the values, `above` for the others."""
+    return np.where(np.random.default_rng(1).random(len(above)) < share, -1.0, above)
+
+
 def test_codings_case_4_a_floor_that_most_values_have_is_kept_and_the_tail_clipped() -> None:
-    random = np.random.default_rng(0)
-    values = np.where(random.random(50000) < 0.85, -1.0, random.exponential(25, 50000))
-    assert values.max() > 255
+    values = floored_at_minus_1(0.85, np.random.default_rng(0).exponential(3.5, 50000))
+    assert values.max() > 2 * 15
     whole, clipped = (
-        form_of(values, floor=-1.0, options=CompileOptions(ranges=ranges)) for ranges in ("min-max", "mse")
+        form_of(values, floor=-1.0, options=CompileOptions(ranges=ranges), bits=4) for ranges in ("min-max", "mse")
     )
     histogram = observed(values).histogram
     assert (whole.floor, clipped.floor, clipped.at(clipped.least).zero_point) == (0, -1, 1)
@@ -108,13 +112,65 @@ def test_codings_case_4_a_floor_that_most_values_have_is_kept_and_the_tail_clipp
 
 
 def test_codings_case_4_a_floor_is_not_kept_for_less_than_3_db_nor_where_little_was_seen() -> None:
-    random = np.random.default_rng(0)
-    mse = CompileOptions(ranges="mse")
-    few = np.where(random.random(50000) < 0.15, -1.0, random.uniform(0, 260, 50000))
-    assert form_of(few, floor=-1.0, options=mse).floor == 0
-    many = np.where(random.random(50000) < 0.85, -1.0, random.exponential(28, 50000))
-    assert form_of(many, floor=-1.0, options=mse).floor == -1
-    assert find_form(Role.ACTIVATION, -1.0, observed(many), mse, 8, 0.0, is_rare=True).floor == 0
+    mse, random = CompileOptions(ranges="mse"), np.random.default_rng(0)
+    few, many = (floored_at_minus_1(share, random.exponential(3.5, 50000)) for share in (0.1, 0.85))
+    assert form_of(few, floor=-1.0, options=mse, bits=4).floor == 0
+    noise = observed(few).histogram.noise
+    assert noise(Quantisation(dtype=IntegerType(bits=4, signed=False), scale=1.5, zero_point=1)) < noise(
+        form_of(few, floor=-1.0, options=mse, bits=4).plain
+    )
+    assert form_of(many, floor=-1.0, options=mse, bits=4).floor == -1
+    assert find_form(Role.ACTIVATION, -1.0, observed(many), mse, 4, 0.0, is_rare=True).floor == 0
+
+
+coarse = st.tuples(st.integers(2, 8), st.floats(1.02, 1.95), st.floats(0.3, 0.95), st.integers(0, 99))
+"""Bits; how much coarser than the floor codes are that hold the range; the share of values at the floor; a seed."""
+
+
+def coarse_values(bits: int, step: float, share: float, seed: int) -> Array:
+    """Values from -1 to `step` times all codes above 1."""
+    high = step * (2**bits - 2)
+    values = floored_at_minus_1(share, high * np.random.default_rng(seed).beta(1, 8, 3000))
+    values[0] = high
+    return values
+
+
+@settings(deadline=None, max_examples=60)
+@given(coarse, st.sampled_from((1.0, 0.25, 3.0)))
+def test_codings_case_4_a_floor_of_most_of_a_code_is_kept_in_part_and_the_range_whole(
+    drawn: tuple[int, float, float, int], unit: float
+) -> None:
+    """Codes from 0 on would be wrong by all of the floor, and hold no more."""
+    values = unit * coarse_values(*drawn)
+    form = form_of(values, floor=-unit, bits=drawn[0])
+    coding = form.plain
+    from_zero = Quantisation(dtype=form.dtype, scale=on_grid(observed(values))[1] / form.dtype.high)
+    noise = observed(values).histogram.noise
+    assert noise(coding) <= noise(from_zero)
+    assert coding.scale * coding.high_value >= values.max() * (1 - 1e-5)
+    if drawn[0] >= 4 and drawn[1] < 1.6:  # else one code less for the range, or a bin's width, may outweigh the floor
+        assert coding.zero_point == 1
+        assert abs(coding.scale * coding.low_value + unit) <= (drawn[1] * GRID - 1) * unit * (1 + 1e-9)
+
+
+@settings(deadline=None, max_examples=40)
+@given(coarse, st.sampled_from(("min-max", "mse")))
+@example((4, 1.05, 0.95, 0), "mse")  # an exact floor between two steps of the search
+def test_codings_case_4_no_zero_point_has_less_noise_for_the_range(
+    drawn: tuple[int, float, float, int], ranges: str
+) -> None:
+    """Against the scales that each zero point needs for the range, and where clipping is allowed against any."""
+    values = coarse_values(*drawn)
+    form = form_of(values, floor=-1.0, options=CompileOptions(ranges=ranges), bits=drawn[0])
+    noise, high = observed(values).histogram.noise, on_grid(observed(values))[1]
+    slack = 1.05 if ranges == "mse" else 1 + 1e-9  # an exact floor is taken for one that is nearly so
+    for zero_point in (0, 1):
+        whole = high / (form.dtype.high - zero_point)
+        scales = [*(whole * 2.0 ** -np.arange(0, 3, 1 / 16)), 1.0] if ranges == "mse" else [whole]
+        for scale in scales:
+            if zero_point == 0 or scale >= 1:
+                other = Quantisation(dtype=form.dtype, scale=float(scale), zero_point=zero_point)
+                assert noise(form.plain) <= noise(other) * slack
 
 
 def test_codings_case_4_a_floor_that_few_values_have_gives_way_to_the_tail() -> None:

@@ -124,6 +124,18 @@ def test_scales_case_4_floor_that_is_nothing_beside_the_range_is_zero() -> None:
     assert largest <= found.scale * 7 <= 2 * 1.02 * largest
 
 
+@pytest.mark.parametrize(("bits", "ranges"), [(8, "min-max"), (5, "min-max"), (8, "percentile:100")])
+def test_scales_case_4_floor_of_most_of_a_code_keeps_zero_point_and_range(bits: int, ranges: str) -> None:
+    """Scale 1 would have the floor exact, but clip; zero point 0 would be wrong by all of the floor."""
+    convolved = evaluate_outputs(chain(CONV, shape=(2, 4, 4)), images(2, 4, 4))
+    factor = 1.2 * (2**bits - 2) / float(convolved.max())
+    options = CompileOptions(act_bits=bits, ranges=ranges)
+    found = quantised(CONV, SHIFTED, CONV, options=options, factor=factor)["n1"]
+    assert (found.dtype, found.zero_point) == (uint(bits), 1)
+    assert 1.2 * (1 - 1e-6) <= found.scale < 2
+    assert float(factor * convolved.max()) <= found.scale * found.high_value * (1 + 1e-6)
+
+
 @pytest.mark.parametrize("floor", [-1000.0, -3.4028235e38])
 def test_scales_case_4_floor_that_is_never_reached_costs_no_range(floor: float) -> None:
     found = quantised(CONV, Clamp(low=floor, high=6.0), CONV)["n1"]

@@ -6,8 +6,10 @@ Cases, by what stands before the points:
 3. Values that no image can make negative (ReLU, also behind a pool): unsigned, zero point 0.
 4. Values with a negative floor (shifted ReLU, also behind a pool): unsigned with code 0 as near the floor as an
    integer zero point allows, so that the clamp costs nothing; but case 5 where that is finer, because the floor lies
-   far below what is seen. Where the floor is less than one code beside the range, the zero point is 0, or with ranges
-   of the least error 1 and the highest values clipped, if that makes half the noise.
+   far below what is seen. Where the floor is less than one code beside the range, no zero point has the floor exact
+   and the range whole. Then 0 is wrong at the floor by all of it, and 1 by what a code is larger than the floor; but 1
+   leaves the range one code less. That of less noise is taken. With ranges of the least error the highest values may be
+   clipped for the floor; where a code is more than twice the floor, only if that makes half the noise.
 5. Anything else: signed, symmetric, zero point 0.
 6. ARGUMENT: unsigned of ARGUMENT_BITS, because its codes are places in a table; the zero point is where 0 falls.
 7. LOGITS: signed, LOGIT_BITS.
@@ -15,6 +17,7 @@ Cases, by what stands before the points:
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from bnhw.dtypes import IntegerType, Quantisation
@@ -35,8 +38,8 @@ FEW_HEADROOM = 1.25
 """How much wider the range of codes is made where calibration has seen few numbers."""
 
 FLOOR_GAIN = 2.0
-"""How many times less noise a floor must make that is kept at the price of clipping: 3 dB. Its scale is then fixed, so
-that steps around it may need more operations."""
+"""How many times less noise a floor must make that is kept at the price of clipping: 3 dB. Its scale is then fixed, or
+nearly, so that steps around it may need more operations."""
 
 ARGUMENT_BITS = 12
 """The largest table that a function of a code may have."""
@@ -72,6 +75,18 @@ class Form:
         zero_point = min(round(-self.floor / scale), self.dtype.high) if self.floor else 0
         return Quantisation(dtype=self.dtype, scale=scale, zero_point=zero_point)
 
+    @property
+    def exact_scales(self) -> tuple[float, ...]:
+        """Those with the floor exactly at code 0, from fine to coarse."""
+        return tuple(-self.floor / zero_point for zero_point in range(self.dtype.high, 0, -1)) if self.floor else ()
+
+    @property
+    def plain(self) -> Quantisation:
+        """The coding for the range: that of `least`, or the nearest with an exact floor where code 1 is not above 0."""
+        if self.least > -self.floor:
+            return self.at(self.least)
+        return self.at(min(self.exact_scales, key=lambda scale: abs(math.log(scale / self.least))))
+
     def within(self, least: float, most: float) -> "Form":
         """The same form with other bounds."""
         return Form(dtype=self.dtype, floor=self.floor, least=least, most=most)
@@ -105,49 +120,66 @@ def find_form(
         case Role.INPUT:
             bits = options.input_bits
         case Role.FACTOR | Role.GATE:
-            return _pointwise(FACTOR_BITS if role is Role.FACTOR else GATE_BITS, floor, low, high, finest)
-    form = _pointwise(bits, floor, low, high, finest)
-    ranges = Ranges.parse(options.ranges)
-    match ranges.method:
-        case RangeMethod.MIN_MAX:
-            return form
-        case RangeMethod.PERCENTILE:
-            held = seen.histogram.quantile(ranges.percent / 100)
-            return _pointwise(bits, floor, max(low, -held), min(high, held), finest)
-        case RangeMethod.MSE:
-            best = _least_error(form, seen, finest)
-            if not is_rare and _can_keep(floor, form, finest):
-                kept = _least_error(replace(form, floor=floor, least=-floor, most=-2 * floor), seen, finest)
-                noises = (seen.histogram.noise(form.at(form.least)) for form in (best, kept))
-                best = kept if next(noises) >= FLOOR_GAIN * next(noises) else best
-            return best
+            bits = FACTOR_BITS if role is Role.FACTOR else GATE_BITS
+            return _quietest(_pointwise(bits, floor, low, high, finest), seen)
+    return _of_method(Ranges.parse(options.ranges), bits, floor, seen, finest, is_rare=is_rare)
 
 
-def _pointwise(bits: int, floor: float, low: float, high: float, finest: float) -> Form:
-    """Cases 3 to 5 for the whole range."""
+def _of_method(ranges: Ranges, bits: int, floor: float, seen: Observed, finest: float, *, is_rare: bool) -> Form:
+    """Cases 3 to 5 for the range of a method."""
+    low, high = on_grid(seen)
+    if ranges.method is RangeMethod.PERCENTILE:
+        held = seen.histogram.quantile(ranges.percent / 100)
+        low, high = max(low, -held), min(high, held)
+    forms = _pointwise(bits, floor, low, high, finest)
+    if ranges.method is not RangeMethod.MSE:
+        return _quietest(forms, seen)
+    best = _quietest([_least_error(form, seen, finest) for form in forms], seen)
+    if not is_rare and _can_keep(floor, best, finest):
+        kept = _least_error(replace(best, floor=floor, least=-2 * floor, most=-4 * floor), seen, finest)
+        best = kept if _noise(best, seen) >= FLOOR_GAIN * _noise(kept, seen) else best
+    return best
+
+
+def _quietest(forms: Sequence[Form], seen: Observed) -> Form:
+    """The form of least noise, the first of those that have it."""
+    return min(forms, key=lambda form: _noise(form, seen))
+
+
+def _noise(form: Form, seen: Observed) -> float:
+    return seen.histogram.noise(form.plain)
+
+
+def _pointwise(bits: int, floor: float, low: float, high: float, finest: float) -> tuple[Form, ...]:
+    """Cases 3 to 5 for the range [low, high]: one form, or in case 4 those with zero point 0 and 1."""
     unsigned = IntegerType(bits=bits, signed=False)
-    from_zero = max(_positive(high) / unsigned.high, finest)
+    from_zero = _ranging(unsigned, 0.0, _positive(high) / unsigned.high, finest)
     if floor >= 0:
-        return Form(dtype=unsigned, least=from_zero, most=2 * from_zero)
+        return (from_zero,)
     symmetric = _symmetric(bits, max(abs(low), abs(high)), finest)
     if floor == -math.inf:
-        return symmetric
-    floored = max((max(high, 0.0) - floor) / unsigned.high, finest)
-    if floored > -floor:  # code 1 would lie above 0
-        return Form(dtype=unsigned, least=from_zero, most=2 * from_zero)
-    form = Form(dtype=unsigned, floor=floor, least=floored, most=2 * floored)
-    return form if floored <= symmetric.least else symmetric
+        return (symmetric,)
+    floored = _ranging(unsigned, floor, (max(high, 0.0) - floor) / unsigned.high, finest)
+    if floored.least <= -floor:
+        return (floored if floored.least <= symmetric.least else symmetric,)
+    from_one = _ranging(unsigned, floor, _positive(high) / (unsigned.high - 1), finest)  # code 0 is below the floor
+    return (from_zero, from_one) if from_one.least < -2 * floor else (from_zero,)  # but not by more than 0 is above
+
+
+def _ranging(dtype: IntegerType, floor: float, scale: float, finest: float) -> Form:
+    """Scales from this one, or the finest, up to twice that."""
+    least = max(scale, finest)
+    return Form(dtype=dtype, floor=floor, least=least, most=2 * least)
 
 
 def _can_keep(floor: float, form: Form, finest: float) -> bool:
-    """Whether a floor was given up for the range (case 4), and could have been kept with code 1 at 0."""
-    return not form.floor and not form.dtype.signed and -math.inf < floor < 0 and -floor >= finest
+    """Whether a floor was given up for the range (case 4), and can be kept with code 1 at 0 where that is clipped."""
+    return not form.floor and not form.dtype.signed and -math.inf < floor < 0 and -2 * floor >= finest
 
 
 def _symmetric(bits: int, largest: float, finest: float) -> Form:
     dtype = IntegerType(bits=bits, signed=True)
-    least = max(_positive(largest) / dtype.high, finest)
-    return Form(dtype=dtype, least=least, most=2 * least)
+    return _ranging(dtype, 0.0, _positive(largest) / dtype.high, finest)
 
 
 def _least_error(form: Form, seen: Observed, finest: float) -> Form:
@@ -156,6 +188,8 @@ def _least_error(form: Form, seen: Observed, finest: float) -> Form:
     Not below: clipping more costs far more classes than rounding more, because what is clipped is what was telling.
     """
     scales = [form.least * 2.0 ** (-step / STEPS_PER_OCTAVE) for step in range(OCTAVES * STEPS_PER_OCTAVE)]
+    if form.least > -form.floor > 0:  # the coarsest scale of an exact floor, which lies between two of these
+        scales.append(-form.floor)
     best = min((scale for scale in scales if scale >= finest), key=lambda scale: seen.histogram.noise(form.at(scale)))
     return form.within(best, 2.0 * best)
 

@@ -12,8 +12,8 @@ the fewest operations wins. Cases:
 3. A residual group whose operands all have known steps, a power of two apart, gets the finest of these if its width
    holds the range: nothing is rounded.
 4. With shifted ReLU, code 0 is the floor: scales are floor / zero point, and in mode `shift` also such that the gain is
-   a power of two. Mode `shift` prefers these everywhere, so that a network of power-of-two constants is computed
-   exactly.
+   a power of two; where all of these are finer than the range asks for, any. Mode `shift` prefers powers of two
+   everywhere, so that a network of power-of-two constants is computed exactly.
 A Quantise of the model's own keeps its coding; a point that would give its codes again goes.
 """
 
@@ -264,10 +264,10 @@ class _Search:
     ) -> Iterator[Quantisation]:
         """Codings to choose from, the plainest first."""
         if form.floor and role is not Role.ARGUMENT:
-            exact = [-form.floor / z for z in range(form.dtype.high, 0, -1)]
-            yield from (form.at(scale) for scale in exact if form.least <= scale <= form.most)
-            if self.options.requantisation.mode is not RequantiseMode.SHIFT:
-                yield form.at(exact[np.argmin([abs(math.log(scale / form.least)) for scale in exact])])
+            yield from (form.at(scale) for scale in form.exact_scales if form.least <= scale <= form.most)
+            is_coarse = form.least > -form.floor  # no scale has the floor exact and the range whole
+            if self.options.requantisation.mode is not RequantiseMode.SHIFT and not is_coarse:
+                yield form.plain
                 return
         aligned = list(self.aligned(form, before, behind, chosen))
         octaves = math.log2(form.most / form.least)
