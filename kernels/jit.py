@@ -6,7 +6,8 @@ it is first called, for exactly one signature.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial, wraps
 from threading import Event, Lock
 from typing import Any, TypeVar, cast
@@ -14,7 +15,13 @@ from typing import Any, TypeVar, cast
 import numba
 from llvmlite import binding
 from numba import types as nb
+from numba.core import config
+from numba.core.codegen import CPUCodeLibrary
+from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.compiler_machinery import register_pass
 from numba.core.registry import cpu_target
+from numba.core.typed_passes import NativeLowering
 from numba.extending import intrinsic as numba_intrinsic
 
 from bnhw.kernels.sources import SOURCES_DIGEST
@@ -34,9 +41,60 @@ def tensor_out(dtype: nb.Type, axes: int) -> nb.Array:
     return nb.Array(dtype, axes, "C")
 
 
+class LibraryOfParts(CPUCodeLibrary):
+    """A module of LLVM that others link, and nothing executes: it never becomes machine code.
+
+    Making that of every function, and again of each that calls it, takes Numba most of its time.
+    """
+
+    def _finalize_final_module(self) -> None:
+        self._finalize_dynamic_globals()  # type: ignore[no-untyped-call]  # Numba's is untyped
+        self._finalized = True
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)  # type: ignore[no-untyped-call]  # Numba's is untyped
+class LoweringOfParts(NativeLowering):
+    """Lower into a `LibraryOfParts`."""
+
+    _name = "lowering_of_parts"
+
+    def run_pass(self, state: Any) -> bool:
+        """As Numba's own, with a function that only raises in place of the compiled one."""
+        library: Callable[..., Any] = LibraryOfParts
+        state.library = library(state.targetctx.codegen(), state.func_id.func_qualname)
+        state.flags.no_compile = True
+        super().run_pass(state)  # type: ignore[no-untyped-call]  # Numba's is untyped
+        nothing = list[int]().index  # a built-in function, as Numba's dispatchers want, and another one each time
+        state.targetctx.insert_user_function(nothing, state["cr"].fndesc, [state.library])
+        state["cr"] = state["cr"]._replace(cfunc=nothing)
+        return True
+
+
+class CompilerOfParts(CompilerBase):
+    """Numba's compiler for functions that others are made of."""
+
+    def define_pipelines(self) -> list[Any]:
+        """Numba's own pipeline but for its lowering."""
+        define: Callable[..., Any] = DefaultPassBuilder.define_nopython_pipeline
+        pipeline = define(self.state)
+        pipeline.passes = [
+            (LoweringOfParts if step is NativeLowering else step, name) for step, name in pipeline.passes
+        ]
+        pipeline.finalize()
+        return [pipeline]
+
+
+PART: dict[str, Any] = {
+    "nogil": True,
+    "pipeline_class": CompilerOfParts,
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+}
+
+
 def inline(function: Function) -> Function:
-    """Compile `function` as a part of the entries that call it."""
-    return cast(Function, numba.njit(nogil=True)(function))
+    """Compile `function` as a part of the entries that call it; it cannot be called from anywhere else."""
+    return cast(Function, numba.njit(**PART)(function))
 
 
 def entry(*arguments: nb.Type) -> Callable[[Function], Function]:
@@ -81,14 +139,34 @@ NOTHING = r"define internal void @NRT_MemInfo_call_dtor(\1 %0) { ret void }"
 
 
 def llvm_text(symbol: str, arguments: tuple[nb.Type, ...], function: Callable[..., Any]) -> str:
-    """An optimised LLVM module that defines one symbol, for this process's target."""
-    wrappers: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    dispatcher = numba.njit(nogil=True, **wrappers)(function)
-    with _COMPILING:
+    """An LLVM module that defines one symbol, for this process's target, not optimised yet."""
+    dispatcher = numba.njit(**PART)(function)
+    with _COMPILING, _unoptimised():
         dispatcher.compile(arguments)
-    (result,) = dispatcher.overloads.values()
+        (result,) = dispatcher.overloads.values()
+        result.library.finalize()
     text = OWNER_DESTRUCTOR.sub(NOTHING, result.library.get_llvm_str())
     return text.replace(result.fndesc.llvm_func_name, symbol)
+
+
+@contextmanager
+def _unoptimised() -> Iterator[None]:
+    """Numba optimises each function with all that it calls, again and again; here, the whole is optimised once."""
+    with global_compiler_lock:
+        settings: Any = config
+        level = settings.OPT
+        settings.OPT = type(level)(0)
+        try:
+            yield
+        finally:
+            settings.OPT = level
+
+
+def optimise(module: binding.ModuleRef, machine: binding.TargetMachine) -> None:
+    """Run LLVM's passes of its level 3."""
+    options = binding.create_pipeline_tuning_options(speed_level=3)
+    passes = binding.create_pass_builder(machine, options)
+    passes.getModulePassManager().run(module, passes)
 
 
 def _emit_object(symbol: str, arguments: tuple[nb.Type, ...], function: Callable[..., Any]) -> Callable[[], bytes]:
@@ -97,7 +175,9 @@ def _emit_object(symbol: str, arguments: tuple[nb.Type, ...], function: Callable
         module = binding.parse_assembly(llvm_text(symbol, arguments, function))
         triple, cpu, features = cpu_target.target_context.codegen().magic_tuple()
         target = binding.Target.from_triple(triple)
-        code: bytes = target.create_target_machine(cpu=cpu, features=features, opt=3, jit=True).emit_object(module)
+        machine = target.create_target_machine(cpu=cpu, features=features, opt=3, jit=True)
+        optimise(module, machine)
+        code: bytes = machine.emit_object(module)
         return code
 
     return emit
