@@ -105,6 +105,9 @@ def test_whole_programs_run_on_the_best_that_the_machine_has(monkeypatch: pytest
     assert fused_choice("auto") == "avx2"
     features()
     assert [fused_choice(c) for c in ("auto", "portable")] == [None, "portable"]
+    monkeypatch.setattr(select, "host_features", lambda: frozenset({"sse2"}))
+    assert fused_choice("auto") == "portable", "on x86-64, where it has been run"
+    features()
     assert set(runnable_choices()) == set(KERNEL_CHOICES) - set(FUSED_CHOICES) | {"portable"}
 
 

@@ -101,7 +101,9 @@ def multiply_eight_signs(typing: Any, sums: Any, patches: Any, patch_bytes: Any,
 
 
 @intrinsic
-def multiply_eight_shorts(typing: Any, sums: Any, patches: Any, patch_bytes: Any, weights: Any, pairs: Any) -> Generator:
+def multiply_eight_shorts(
+    typing: Any, sums: Any, patches: Any, patch_bytes: Any, weights: Any, pairs: Any
+) -> Generator:
     """The same, of transformed weights of two bytes."""
     return nb.void(intp, intp, intp, intp, intp), patch_multiplier(8, 2, dot_shorts, 2)
 
