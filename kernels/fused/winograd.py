@@ -8,10 +8,11 @@ A patch is 4 x 4 pixels of the result, computed from 6 x 6 pixels d of the sourc
 Between the two transforms, each of the 36 positions is a product of matrices: patches by channels, channels by outputs.
 
 All numbers are integers. G here lacks the denominators 4, -6, -6, 24, 24, 1 of the paper's; they went into A, all times
-24, so that a result comes out 24 * 24 times too large, or by powers of two less, as `SHIFTS` says. Sums of products
-are taken modulo 2^32. So are results, of which 9 is divided by its inverse modulo 2^32, and 2^6 at most by a shift: they
-are exact if they fit 26 bits, however often the sums overflow. Of pixels in 8 bits, B' d B is from -12750 to 17340, and
-of weights in 8 bits, G g G' is within 49 * 128: factors fit 16 bits. Of signs, it is within 49, which fits 8.
+24, so that a result comes out 24 * 24 times too large, or by powers of two less, as `SHIFTS` says. Sums of products are
+taken modulo 2^32, and so are results: multiplied by the inverse of 9 modulo 2^32, they are 2^6 times too large at the
+most, and a shift makes them exact if they fit 26 bits, however often the sums have overflowed. Of pixels in 8 bits,
+B' d B is from -12750 to 17340, and of weights in 8 bits, G g G' is within 49 * 128: factors fit 16 bits. Of signs, it
+is within 49, which fits 8.
 """
 
 from typing import Any
