@@ -13,6 +13,7 @@ from bnhw.kernels.permission import tile_configuration
 from bnhw.kernels.select import (
     COUNTED_CHANNELS,
     FUSED_CHOICES,
+    TRANSFORMED_PLANES,
     counted_planes,
     fused_choice,
     host_features,
@@ -27,11 +28,10 @@ PACKAGES = ("numpy", "numba", "llvmlite", "torch", "onnx", "onnxruntime", "openv
 
 
 def measure_peaks(seconds: float = 0.5) -> Mapping[str, float]:
-    """Giga-MAC per second of an instruction on data in the first cache: "amx", "vnni", "shorts", and "words".
+    """Giga-MAC per second of an instruction on data in the first cache.
 
-    "shorts" are products of int16, "words" counts of one plane.
-
-    Of those that the machine has; 0 for others.
+    "amx", "vnni": products of bytes, 0 where the machine has none. "shorts": products of int16, where it has "vnni".
+    "words": counts of one plane.
     """
     from bnhw.kernels.fused import peak  # noqa: PLC0415  (slow to import)
 
@@ -66,8 +66,10 @@ def share_of_peak(layer: Layer, kernel: str, rate: float, peaks: Mapping[str, fl
     if kernel in {"xnor", "bit_serial"}:
         return rate * layer.bits / peaks["words"]
     if kernel in FUSED_CHOICES:
-        lanes = layer.bits * layer.lanes_per_channel(COUNTED_CHANNELS[kernel])
-        if lanes <= counted_planes(kernel):
+        lanes, planes = layer.bits * layer.lanes_per_channel(COUNTED_CHANNELS[kernel]), counted_planes(kernel)
+        if kernel != "amx" and is_transformed(layer):
+            planes = min(planes, TRANSFORMED_PLANES[kernel])
+        if lanes <= planes:
             return rate * layer.bits / peaks["words"]
     if kernel == "vnni" and is_transformed(layer):
         return rate / MACS_OF_TRANSFORMED / peaks["shorts"]

@@ -33,8 +33,9 @@ class Plan:
     """What an interpreter runs, see `bnhw.kernels.fused.fields`.
 
     table: int64. constants: uint8, aligned to 64 bytes. arena_bytes, fills: size and first contents of an arena.
-    sums, slots, panel: offsets of scratch memory in it. additions: the names that saturated sums are counted for.
-    places: where stored tensors lie.
+    sums, slots, panel: offsets of scratch memory in it; a convolution keeps its expanded weights in `panel`, or sums,
+    transformed weights and transformed pixels. additions: the names that saturated sums are counted for. places: where
+    stored tensors lie.
     """
 
     table: Array

@@ -22,7 +22,7 @@ class Records:
     words, transformed: see `bnhw.plan_words.choose_words` and `bnhw.plan_winograd.choose_transformed`.
     step_positions: where each step's record starts. offsets: positions in the table of numbers that count from the
     start of an area. additions: names that saturated sums are counted for. derived: tensors whose planes or words are
-    written. panel_bytes, gather_bytes: the largest expanded weights, and gathered pixels of each panel.
+    written. panel_bytes, gather_bytes: the largest `panel` of a convolution, see `bnhw.plan.Plan`, and gathered pixels.
     beyond_bytes: the most that is read behind a tensor.
     """
 

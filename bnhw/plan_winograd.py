@@ -32,7 +32,7 @@ LEAST_PATCHES = 64
 DIRECT_CYCLES, PIXEL_CYCLES, WEIGHT_CYCLES, RESULT_CYCLES = 1.1, 5.0, 1.2, 12.0
 """What sixteen products of vectors take in convolutions that are not transformed, and what transforms take for sixteen
 channels of a patch, filters, and outputs of a patch, where such products take 1 in transformed ones; measured on one
-processor with AVX-512."""
+processor with AVX-512. Other processors gain more, so that what is transformed is faster there, too."""
 
 Tile = tuple[int, int, int, int]
 """(not used, row, column, pixels that count) of sixteen pixels of the result."""

@@ -52,8 +52,8 @@ def choose_words(
     """The convolutions whose bits are counted, by the tensor they write: how many planes their codes have.
 
     most_planes: how many passes over full words take less time than multiplying; words that are not full count more.
-    word_channels: channels that the interpreter counts at once, 64 or 32. transformed_planes: the same as most_planes
-    of convolutions `transformed`, which take less time than others if they are not counted.
+    word_channels: channels that the interpreter counts at once, 64 or 32. transformed_planes: at most so many
+    of convolutions in `transformed`, which take less time than others if they are not counted.
     """
     chosen = {}
     for instruction in program.instructions:

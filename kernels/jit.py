@@ -6,8 +6,7 @@ it is first called, for exactly one signature.
 """
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial, wraps
 from threading import Event, Lock
 from typing import Any, TypeVar, cast
@@ -15,7 +14,6 @@ from typing import Any, TypeVar, cast
 import numba
 from llvmlite import binding
 from numba import types as nb
-from numba.core import config
 from numba.core.codegen import CPUCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_lock import global_compiler_lock
@@ -44,8 +42,18 @@ def tensor_out(dtype: nb.Type, axes: int) -> nb.Array:
 class LibraryOfParts(CPUCodeLibrary):
     """A module of LLVM that others link, and nothing executes: it never becomes machine code.
 
-    Making that of every function, and again of each that calls it, takes Numba most of its time.
+    Making that of every function, and again of each that calls it, takes Numba most of its time, and optimising each
+    with all that it calls, at level 3, most of the rest. Here level 1 does; whoever makes machine code of the whole
+    optimises it once. The result is as fast; at level 0, it counted bits 10 % slower.
     """
+
+    def _optimize_functions(self, module: Any) -> None:
+        """Left to the whole module."""
+
+    def _optimize_final_module(self) -> None:
+        manage: Callable[..., Any] = self._codegen._module_pass_manager
+        passes, builder = manage(opt=1)
+        passes.run(self._final_module, builder)
 
     def _finalize_final_module(self) -> None:
         self._finalize_dynamic_globals()  # type: ignore[no-untyped-call]  # Numba's is untyped
@@ -64,7 +72,7 @@ class LoweringOfParts(NativeLowering):
         state.library = library(state.targetctx.codegen(), state.func_id.func_qualname)
         state.flags.no_compile = True
         super().run_pass(state)  # type: ignore[no-untyped-call]  # Numba's is untyped
-        nothing = list[int]().index  # a built-in function, as Numba's dispatchers want, and another one each time
+        nothing = object().__format__  # a built-in function, as Numba's dispatchers want, and another one each time
         state.targetctx.insert_user_function(nothing, state["cr"].fndesc, [state.library])
         state["cr"] = state["cr"]._replace(cfunc=nothing)
         return True
@@ -141,28 +149,13 @@ NOTHING = r"define internal void @NRT_MemInfo_call_dtor(\1 %0) { ret void }"
 def llvm_text(symbol: str, arguments: tuple[nb.Type, ...], function: Callable[..., Any]) -> str:
     """An LLVM module that defines one symbol, for this process's target, hardly optimised yet."""
     dispatcher = numba.njit(**PART)(function)
-    with _COMPILING, _hardly_optimised():
+    with _COMPILING, global_compiler_lock:
         dispatcher.compile(arguments)
         (result,) = dispatcher.overloads.values()
         result.library.finalize()
+        result.library._verify_declare_only_symbols()
     text = OWNER_DESTRUCTOR.sub(NOTHING, result.library.get_llvm_str())
     return text.replace(result.fndesc.llvm_func_name, symbol)
-
-
-@contextmanager
-def _hardly_optimised() -> Iterator[None]:
-    """At level 1 of LLVM, not 3: Numba optimises each function with all that it calls, again and again.
-
-    The whole is optimised at level 3 once, then as fast as if all had been; at level 0, it counted bits 10 % slower.
-    """
-    with global_compiler_lock:
-        settings: Any = config
-        level = settings.OPT
-        settings.OPT = type(level)(1)
-        try:
-            yield
-        finally:
-            settings.OPT = level
 
 
 def optimise(module: binding.ModuleRef, machine: binding.TargetMachine) -> None:

@@ -14,9 +14,10 @@ from bnhw.kernels.select import host_features
 PROGRAMS = """
 import sys
 from test_fused import assert_equal_to_reference
-from test_fused_layers import LAYERS, images_for, residual_network
+from test_fused_layers import LAYERS, Layer, images_for, residual_network
 from program_builder import one_of_each
-for program in (one_of_each(), residual_network((6, 6), 40), *(layer.program() for layer in LAYERS)):
+layers = (*LAYERS, Layer(size=(14, 18), channels=64, outputs=40, bits=8), Layer(size=(16, 16), channels=144, bits=2))
+for program in (one_of_each(), residual_network((9, 10), 40), *(layer.program() for layer in layers)):
     assert_equal_to_reference(program, images_for(program, 2), sys.argv[1])
 print("all equal")
 """

@@ -159,6 +159,48 @@ def test_the_largest_sums_are_those_of_the_reference(pattern: str, code: int, ch
         assert_equal_to_reference(program, images_for(program, 1), kernels)
 
 
+def limit_program(weights: Array, code: int, zero_point: int) -> Program:
+    """A layer of which every code is the same, and the 8-bit weights are given: int8 (outputs, 3, 3, channels)."""
+    codes = replace(BYTE, zero_point=zero_point)
+    layer = Layer(size=(9, 20), channels=weights.shape[3], outputs=len(weights), codes=codes, bits=8)
+    program = layer.program()
+    look_up, convolve = program.instructions[:2]
+    table, name = f"{look_up.output}/table", f"{convolve.output}/weights"
+    constants = {**program.constants, table: np.full_like(program.constants[table], code), name: weights}
+    wide = type(codes.dtype).containing(-(1 << 27), 1 << 27)
+    tensors = [replace(t, dtype=wide) if t.name == convolve.output else t for t in program.tensors]
+    return replace(program, constants=constants, tensors=tuple(tensors))
+
+
+MOST_CHANNELS = ((1 << (RESULT_BITS - 1)) - 1) // (255 * 9 * 128)
+"""That sums of 8-bit codes and weights allow."""
+
+
+@pytest.mark.parametrize("kernels", TRANSFORMING)
+@pytest.mark.parametrize("zero_point", [0, 3, 255])
+@pytest.mark.parametrize("code", [0, 255])
+@pytest.mark.parametrize("pattern", ["least", "most", "mixed"])
+def test_sums_at_the_limit_are_those_of_the_reference(pattern: str, code: int, zero_point: int, kernels: str) -> None:
+    weights = np.full((33, 3, 3, MOST_CHANNELS), -128 if pattern == "least" else 127, np.int8)
+    if pattern == "mixed":
+        weights[1::2] = -128
+    program = limit_program(weights, code, zero_point)
+    with always_transformed():
+        assert is_transformed(program)
+        assert_equal_to_reference(program, images_for(program, 2), kernels)
+
+
+@pytest.mark.parametrize("kernels", TRANSFORMING)
+def test_sums_beyond_the_limit_would_be_wrong(kernels: str) -> None:
+    weights = np.full((1, 3, 3, 2 * MOST_CHANNELS + 2), -128, np.int8)
+    program = limit_program(weights, 255, 0)
+    with always_transformed():
+        assert not is_transformed(program)
+        assert_equal_to_reference(program, images_for(program, 1), kernels)
+        with patch.object(plan_winograd, "RESULT_BITS", 30), pytest.raises(AssertionError):
+            assert_equal_to_reference(program, images_for(program, 1), kernels)
+
+
 def test_one_wrong_weight_is_found() -> None:
     signs = np.random.default_rng(0).integers(0, 2, (32, 3, 3, 64)).astype(bool)
     other = signs.copy()
@@ -222,7 +264,8 @@ def test_layers_are_transformed_where_that_is_exact_and_faster() -> None:
 
 def test_sums_fill_at_most_the_bits_that_are_left_of_them() -> None:
     codes = BYTE.dtype.high - BYTE.dtype.low
-    channels = ((1 << (RESULT_BITS - 1)) - 1) // (codes * 9 * 128)
+    assert codes == 255
+    channels = MOST_CHANNELS
     for extra, expected in ((0, True), (1, False)):
         program = Layer(size=(16, 16), channels=channels + extra, outputs=1, bits=8).program()
         weights = f"{program.instructions[1].output}/weights"
@@ -257,7 +300,7 @@ def test_segments_cover_every_pixel_once(size: tuple[int, int], pads: tuple[int,
 
 @settings(max_examples=200, deadline=None)
 @given(columns=st.integers(1, 70), rows=st.integers(1, 40), channels=st.integers(1, 40))
-def test_groups_and_portions_are_within_their_memory(columns: int, rows: int, channels: int) -> None:
+def test_groups_and_portions_are_as_small_as_they_must_be(columns: int, rows: int, channels: int) -> None:
     form = code_form(replace(BYTE, shape=(rows, columns, 16 * channels)), (1, 1, 1, 1))
     segments = list_segments(form, Window(kernel=(3, 3), pads=(1, 1, 1, 1)), (rows, columns))
     sizes = [segment.patches for segment in segments]
@@ -296,3 +339,48 @@ def test_one_bit_weights_stay_one_bit_where_they_are_transformed() -> None:
         program: Any = layer.program()
         sizes.append(make_plan(program, Interpreter(transforms=transforms)).constants.size)
     assert sizes[0] == sizes[1]
+
+
+WIDE = (
+    Layer(size=(224, 224), channels=64, outputs=16),
+    Layer(size=(1, 5000), channels=64, outputs=16),
+    Layer(size=(3, 4099), channels=160, outputs=16),
+    Layer(size=(1000, 1), channels=32, outputs=20),
+    Layer(size=(5, 700), channels=16, outputs=16, pads=(0, 2, 1, 0)),
+    Layer(size=(9, 9), channels=4096, outputs=48),
+    Layer(size=(7, 7), channels=512, outputs=80, bits=2),
+    Layer(size=(8, 8), channels=70, outputs=70),
+)
+
+
+@pytest.mark.parametrize("layer", WIDE, ids=str)
+def test_everything_that_is_read_and_written_lies_in_the_arena(layer: Layer) -> None:
+    program = layer.program()
+    with patch.object(plan_winograd, "_transformed_cycles", lambda *_: 0.0):
+        plan = make_plan(program, Interpreter(transforms=True))
+    header = plan.table[: fields.H_FIELDS].tolist()
+    steps = plan.table[fields.H_FIELDS : fields.H_FIELDS + header[fields.H_STEPS]]
+    (number,) = np.flatnonzero([plan.table[at] == fields.TRANSFORM for at in steps])
+    images = 1 if number < header[fields.H_OWN] else header[fields.H_GROUP]
+    step = plan.table[steps[number] :][: fields.N_FIELDS].tolist()
+    channels = step[fields.N_CHANNELS]
+    place = next(place for place in plan.places.values() if place.form.channels == channels and place.form.pads[0] < 9)
+    size = fields.SEGMENT_FIELDS * step[fields.N_SEGMENT_COUNT]
+    segments = plan.table[step[fields.N_SEGMENTS] :][:size].reshape(-1, fields.SEGMENT_FIELDS)
+    corners = segments[:, fields.E_PIXEL] + 4 * (segments[:, fields.E_PATCHES] - 1)
+    last_pixel = int(corners.max()) + 5 * place.form.row_pixels + 5
+    behind = (last_pixel + 1 - place.form.pixels) * fields.BLOCK
+    room = plan.slots if images == 1 else plan.arena_bytes
+    assert place.offset + place.form.size_bytes + behind <= room, "pixels"
+    together = images * len(segments)
+    counts = np.tile(segments[:, fields.E_PATCHES], images)
+    portion, group = step[fields.N_PORTION], step[fields.N_GROUP]
+    assert portion % group == 0
+    assert all(counts[at : at + group].sum() <= fields.GROUP_PATCHES for at in range(0, together, group)), "sums"
+    patches = max(int(counts[at : at + portion].sum()) for at in range(0, together, portion))
+    rows = 2 * channels
+    used = (fields.GROUP_PATCHES + 3) * fields.PATCH_BYTES
+    used += fields.POSITIONS * (64 * channels + fields.FILTER_PADDING)
+    used += (fields.POSITIONS - 1) * (patches * rows + fields.PATCHES_PADDING) + (patches + 3) * rows
+    own = min(p.offset for p in plan.places.values() if p.offset > plan.panel) if images > 1 else plan.arena_bytes
+    assert plan.panel + used <= own, "scratch memory"

@@ -20,7 +20,7 @@ from bnhw.kernels.jit import inline
 
 Table: TypeAlias = npt.NDArray[np.int64]
 Memory: TypeAlias = tuple[int, int, int, int, int, int]
-"""Addresses of constants, arena, counters, slots of a tail, slots of sums, and expanded weights."""
+"""Addresses of constants, arena, counters, slots of a tail, slots of sums, and the panel of `bnhw.plan.Plan`."""
 
 Batch: TypeAlias = tuple[int, int, int, int]
 """Addresses of a group's images and logits, each followed by the bytes of one image's."""

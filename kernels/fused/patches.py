@@ -11,7 +11,7 @@ from bnhw.kernels.fused.vectors import I8, I16, I32, I64, PLAIN, broadcast, load
 
 SHORTS, HALF_LINE = ir.VectorType(I16, 32), ir.VectorType(I8, 32)
 UNROLLED_PAIRS = 8
-"""Pairs of channels of one turn; patches have multiples of sixteen pairs."""
+"""Pairs of channels of one turn; channels are a multiple of sixteen."""
 
 Dot = Callable[[Any, Any, Any, Any], Any]
 """(builder, sixteen sums, thirty-two int16, as many) -> the sums plus products of two each, modulo 2^32."""
