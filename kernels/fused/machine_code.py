@@ -1,6 +1,6 @@
 """Interpreters as machine code on disk: a program starts without loading the compiler.
 
-Compiling an interpreter takes a quarter of a minute and loading Numba most of a second, so the machine code is kept beside
+Compiling an interpreter takes 10 to 20 seconds and loading Numba most of a second, so the machine code is kept beside
 Numba's own caches and loaded by LLVM alone. The file's name holds whatever the code depends on: the sources, the
 versions of Numba and LLVM, and the processor's features. A file that is not whole, by a digest in it, is made again.
 """
