@@ -89,19 +89,20 @@ def _is_transformed(program: Program, convolve: Convolve) -> bool:
     if source.dtype.bits > 8 or source.bipolar:
         return False
     form = code_form(source, window.pads)
-    weights = program.weights_of(convolve)
     most = source.dtype.high - source.dtype.low
-    if most * _most_weight(form, weights) >= 1 << (RESULT_BITS - 1):
+    if most * _most_weight(program, convolve, form) >= 1 << (RESULT_BITS - 1):
         return False
     rows, columns = program.tensor[convolve.output].shape[:2]
     patches = -(-rows // SIDE) * -(-columns // SIDE)
-    return _transformed_cycles(patches, form.channels, weights.shape[0]) < _direct_cycles(rows * columns, form)
+    return _transformed_cycles(patches, form.channels, convolve.weight_shape[0]) < _direct_cycles(rows * columns, form)
 
 
-def _most_weight(form: Form, weights: Array) -> int:
+def _most_weight(program: Program, convolve: Convolve, form: Form) -> int:
     """The largest sum of an output's absolute weights, those of channels that fill the last block up included."""
-    filling = 9 * (form.channels - form.shape[2])
-    return int(np.abs(weights.astype(np.int64)).sum(axis=(1, 2, 3)).max()) + filling
+    if convolve.weight_bits == 1:
+        return 9 * form.channels
+    weights = program.weights_of(convolve)
+    return int(np.abs(weights.astype(np.int16)).sum(axis=(1, 2, 3), dtype=np.int64).max())
 
 
 def _transformed_cycles(patches: int, channels: int, outputs: int) -> float:
