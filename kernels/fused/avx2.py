@@ -11,8 +11,8 @@ from numba import intp
 from numba import types as nb
 
 from bnhw.kernels.fused.counts import block_of
-from bnhw.kernels.fused.fields import FEW_QUADS, PATCH_BYTES, TILE_BYTES
-from bnhw.kernels.fused.patches import patch_multiplier
+from bnhw.kernels.fused.fields import FEW_QUADS, TILE_BYTES
+from bnhw.kernels.fused.patches import multiply_by_chunk, patch_multiplier
 from bnhw.kernels.fused.vectors import I8, I16, I32, broadcast, call, load_at, store_at
 from bnhw.kernels.jit import inline, intrinsic
 from bnhw.kernels.vectors import WORDS, Generator
@@ -135,13 +135,9 @@ def multiply_patches(
     sums: int, patches: int, patch_bytes: int, weights: int, pairs: int, count: int, size: int
 ) -> None:
     """See `bnhw.kernels.fused.winograd.convolve_patches`."""
-    for chunk in range(2):
-        for row in range(0, count, ROWS):
-            to, at = sums + 64 * chunk + PATCH_BYTES * row, patches + patch_bytes * row
-            if size == 1:
-                multiply_four_signs(to, at, patch_bytes, weights + 32 * chunk, pairs)
-            else:
-                multiply_four_shorts(to, at, patch_bytes, weights + 64 * chunk, pairs)
+    multiply_by_chunk(
+        sums, patches, patch_bytes, weights, pairs, count, size, ROWS, multiply_four_signs, multiply_four_shorts
+    )
 
 
 @intrinsic

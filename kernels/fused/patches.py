@@ -8,6 +8,7 @@ from numba.core.cgutils import alloca_once_value, for_range
 
 from bnhw.kernels.fused.fields import PATCH_BYTES
 from bnhw.kernels.fused.vectors import I8, I16, I32, I64, PLAIN, broadcast, load_at, store_at
+from bnhw.kernels.jit import inline
 
 SHORTS, HALF_LINE = ir.VectorType(I16, 32), ir.VectorType(I8, 32)
 UNROLLED_PAIRS = 8
@@ -55,3 +56,29 @@ def _load_filter(builder: Any, panel: Any, size: int, number: int) -> Any:
     if size == 2:
         return load_at(builder, SHORTS, panel, 64 * number)
     return builder.sext(load_at(builder, HALF_LINE, panel, 32 * number), SHORTS)
+
+
+@inline
+def multiply_by_chunk(
+    sums: int,
+    patches: int,
+    patch_bytes: int,
+    weights: int,
+    pairs: int,
+    count: int,
+    size: int,
+    rows: int,
+    multiply_signs: Any,
+    multiply_shorts: Any,
+) -> None:
+    """One chunk after the other, some rows of patches at once: for processors with few registers.
+
+    multiply_signs, multiply_shorts: what `patch_multiplier` makes of weights of one byte, and of two.
+    """
+    for chunk in range(2):
+        for row in range(0, count, rows):
+            to, at = sums + 64 * chunk + PATCH_BYTES * row, patches + patch_bytes * row
+            if size == 1:
+                multiply_signs(to, at, patch_bytes, weights + 32 * chunk, pairs)
+            else:
+                multiply_shorts(to, at, patch_bytes, weights + 64 * chunk, pairs)

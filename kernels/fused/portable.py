@@ -12,8 +12,8 @@ from numba import intp
 from numba import types as nb
 
 from bnhw.kernels.fused.counts import block_of
-from bnhw.kernels.fused.fields import FEW_QUADS, PATCH_BYTES, TILE_BYTES
-from bnhw.kernels.fused.patches import SHORTS, patch_multiplier
+from bnhw.kernels.fused.fields import FEW_QUADS, TILE_BYTES
+from bnhw.kernels.fused.patches import SHORTS, multiply_by_chunk, patch_multiplier
 from bnhw.kernels.fused.vectors import I32, LINE, PLAIN, broadcast, load_at, store_at
 from bnhw.kernels.jit import inline, intrinsic
 from bnhw.kernels.vectors import WORDS, Generator
@@ -135,13 +135,9 @@ def multiply_patches(
     sums: int, patches: int, patch_bytes: int, weights: int, pairs: int, count: int, size: int
 ) -> None:
     """See `bnhw.kernels.fused.winograd.convolve_patches`."""
-    for chunk in range(2):
-        for row in range(0, count, ROWS):
-            to, at = sums + 64 * chunk + PATCH_BYTES * row, patches + patch_bytes * row
-            if size == 1:
-                multiply_two_signs(to, at, patch_bytes, weights + 32 * chunk, pairs)
-            else:
-                multiply_two_shorts(to, at, patch_bytes, weights + 64 * chunk, pairs)
+    multiply_by_chunk(
+        sums, patches, patch_bytes, weights, pairs, count, size, ROWS, multiply_two_signs, multiply_two_shorts
+    )
 
 
 @intrinsic
