@@ -130,7 +130,8 @@ def test_programs_are_compared_by_counts_alone_where_no_engine_is_named(files: P
     assert found["columns"] == ["digits", "s"]
     by_key: dict[str, Any] = {figure["key"]: figure for figure in found["figures"]}
     assert by_key["whole.multipliers_per_image"]["values"] == [17280, 0]
-    assert by_key["array.mux"]["ratios"] == [1, 1]
+    ratio = by_key["array.mux"]["ratios"][1]
+    assert 0.98 < ratio < 1, "taps in borders count where the zero point is 1, of which shifts have none"
     assert not [key for key in by_key if "energy" in key or "cycles" in key]
 
 
