@@ -87,8 +87,8 @@ def _write_transformed(records: Records, convolve: Convolve, tail: Tail) -> None
     """Write a convolution by patches, with its tail."""
     place, area = records.layout.place(convolve.inputs[0])
     form = place.form
-    *size, outputs = records.program.tensor[convolve.output].shape
-    segments = list_segments(form, convolve.window, (size[0], size[1]))
+    rows, columns, outputs = records.program.tensor[convolve.output].shape
+    segments = list_segments(form, convolve.window, (rows, columns))
     weights = records.program.weights_of(convolve)
     binary = convolve.weight_bits == 1
     dense = dense_weights(form, weights, -(-outputs // PAIR) * PAIR, -1 if binary else 0)
@@ -110,10 +110,10 @@ def _write_transformed(records: Records, convolve: Convolve, tail: Tail) -> None
     record[fields.N_STARTS] = records.constants.add(starts.astype(np.int32))
     record[fields.N_CHUNKS] = -(-outputs // LANES)
     record[fields.N_TAIL : fields.N_TAIL_COUNT + 1] = records.tail(tail)
-    record[fields.N_WIDTH] = size[1]
+    record[fields.N_WIDTH] = columns
     records.write(record)
     records.panel_bytes = max(records.panel_bytes, scratch_bytes(portion * widest, form.channels))
-    records.beyond_bytes = max(records.beyond_bytes, beyond_bytes(form, (size[0], size[1])))
+    records.beyond_bytes = max(records.beyond_bytes, beyond_bytes(form, (rows, columns)))
 
 
 def _append_segments(records: Records, segments: tuple[Segment, ...]) -> int:

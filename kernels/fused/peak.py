@@ -8,7 +8,7 @@ from bnhw.kernels.fused.amx import configure, multiply_step, release
 from bnhw.kernels.fused.counts import load_outputs, store_differences
 from bnhw.kernels.fused.vectors import load_sums, load_wide, store_sums
 from bnhw.kernels.fused.vnni import dot_bytes, dot_shorts
-from bnhw.kernels.jit import entry, intrinsic
+from bnhw.kernels.jit import entry, inline, intrinsic
 from bnhw.kernels.vectors import SUMS, Generator, add_popcount_xor, zero_words
 
 COUNTED_BITS = 8 * 512
@@ -54,30 +54,40 @@ def count_repeatedly(data: int, steps: int) -> None:
         store_differences(data + 1024 + 32 * at, (total,), 0, data + 1024 + 32 * at, 0)
 
 
-@entry(int64, int64)
-def dot_repeatedly(data: int, steps: int) -> None:
-    """So many steps of eight vectors of products of bytes; data are 4096 bytes. Only where the machine has VNNI."""
+@inline
+def multiply_bytes(sums: Any, pixels: Any, weights: Any) -> Any:
+    """`dot`, to be handed on."""
+    return dot(sums, pixels, weights)
+
+
+@inline
+def multiply_shorts(sums: Any, pixels: Any, weights: Any) -> Any:
+    """`dot_wide`, to be handed on."""
+    return dot_wide(sums, pixels, weights)
+
+
+@inline
+def repeat_products(data: int, steps: int, multiply: Any) -> None:
+    """So many steps of eight vectors of products."""
     pixels = load_sums(data)
     sums0 = sums1 = sums2 = sums3 = sums4 = sums5 = sums6 = sums7 = load_sums(data + 64)
     for step in range(steps):
         weights = load_sums(data + 64 * (2 + (step & 7)))
-        sums0, sums1, sums2 = dot(sums0, pixels, weights), dot(sums1, weights, pixels), dot(sums2, weights, weights)
-        sums3, sums4, sums5 = dot(sums3, pixels, weights), dot(sums4, weights, pixels), dot(sums5, weights, weights)
-        sums6, sums7 = dot(sums6, pixels, weights), dot(sums7, weights, pixels)
+        sums0, sums1 = multiply(sums0, pixels, weights), multiply(sums1, weights, pixels)
+        sums2, sums3 = multiply(sums2, weights, weights), multiply(sums3, pixels, weights)
+        sums4, sums5 = multiply(sums4, weights, pixels), multiply(sums5, weights, weights)
+        sums6, sums7 = multiply(sums6, pixels, weights), multiply(sums7, weights, pixels)
     for at, sums in enumerate((sums0, sums1, sums2, sums3, sums4, sums5, sums6, sums7)):
         store_sums(data + 1024 + 64 * at, sums)
+
+
+@entry(int64, int64)
+def dot_repeatedly(data: int, steps: int) -> None:
+    """So many steps of eight vectors of products of bytes; data are 4096 bytes. Only where the machine has VNNI."""
+    repeat_products(data, steps, multiply_bytes)
 
 
 @entry(int64, int64)
 def dot_wide_repeatedly(data: int, steps: int) -> None:
-    """The same of vectors of products of int16."""
-    pixels = load_sums(data)
-    sums0 = sums1 = sums2 = sums3 = sums4 = sums5 = sums6 = sums7 = load_sums(data + 64)
-    for step in range(steps):
-        weights = load_sums(data + 64 * (2 + (step & 7)))
-        sums0, sums1 = dot_wide(sums0, pixels, weights), dot_wide(sums1, weights, pixels)
-        sums2, sums3 = dot_wide(sums2, weights, weights), dot_wide(sums3, pixels, weights)
-        sums4, sums5 = dot_wide(sums4, weights, pixels), dot_wide(sums5, weights, weights)
-        sums6, sums7 = dot_wide(sums6, pixels, weights), dot_wide(sums7, weights, pixels)
-    for at, sums in enumerate((sums0, sums1, sums2, sums3, sums4, sums5, sums6, sums7)):
-        store_sums(data + 1024 + 64 * at, sums)
+    """The same of products of int16."""
+    repeat_products(data, steps, multiply_shorts)
