@@ -18,6 +18,7 @@ from bnhw.plan_records import Records
 from bnhw.plan_steps import write_step
 from bnhw.plan_storage import Area, Fill, Place, move_fills, move_place
 from bnhw.plan_sums import GROUP_TILES
+from bnhw.plan_tabulated import choose_tabulated
 from bnhw.plan_winograd import choose_transformed
 from bnhw.plan_words import choose_words
 from bnhw.program import Program
@@ -53,13 +54,20 @@ def make_plan(program: Program, interpreter: Interpreter = ANY, *, store_all: bo
     """Plan a well-formed program for an interpreter. With `store_all`, every tensor keeps a place of its own."""
     steps = order_steps(program, store_all=store_all)
     transformed = choose_transformed(program) if interpreter.transforms else frozenset()
+    tabulated = choose_tabulated(program, transformed) if interpreter.tabulates else frozenset()
     words = choose_words(
         program, interpreter.most_planes, interpreter.word_channels, transformed, interpreter.transformed_planes
     )
     layout = lay_out(program, steps, words, interpreter.narrow_pixels, share=not store_all)
     table = [0] * (fields.H_FIELDS + len(steps) * 3 + 2)
     records = Records(
-        program=program, layout=layout, words=words, transformed=transformed, interpreter=interpreter, table=table
+        program=program,
+        layout=layout,
+        words=words,
+        transformed=transformed,
+        tabulated=tabulated,
+        interpreter=interpreter,
+        table=table,
     )
     own_step = _write_steps(records, steps)
     return _join(records, own_step)

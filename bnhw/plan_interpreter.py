@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from bnhw.kernels.fused.fields import BLOCK
-from bnhw.kernels.select import COUNTED_CHANNELS, TRANSFORMED_PLANES, counted_planes
+from bnhw.kernels.select import COUNTED_CHANNELS, TRANSFORMED_PLANES, counted_planes, tabulates
 
 ALL_STEPS = 1 << 30
 MOST_IMAGES = 8
@@ -21,6 +21,7 @@ class Interpreter:
     narrow_pixels: convolutions of at most so many pixels expand their weights once for several images.
     transforms: whether it knows Winograd's transforms.
     transformed_planes: see `bnhw.plan_words.choose_words`.
+    tabulates: whether it knows tables of sums, and they are fast.
     """
 
     most_planes: int = 0
@@ -30,6 +31,7 @@ class Interpreter:
     narrow_pixels: int = 128
     transforms: bool = False
     transformed_planes: int = 0
+    tabulates: bool = False
 
 
 def interpreter_of(kernels: str) -> Interpreter:
@@ -47,4 +49,5 @@ def interpreter_of(kernels: str) -> Interpreter:
         by_channel=True,
         transforms=True,
         transformed_planes=TRANSFORMED_PLANES[kernels],
+        tabulates=tabulates(kernels),
     )

@@ -19,7 +19,8 @@ from bnhw.program import Program
 class Records:
     """What has been written so far; used once.
 
-    words, transformed: see `bnhw.plan_words.choose_words` and `bnhw.plan_winograd.choose_transformed`.
+    words, transformed, tabulated: see `bnhw.plan_words.choose_words`, `bnhw.plan_winograd.choose_transformed` and
+    `bnhw.plan_tabulated.choose_tabulated`.
     step_positions: where each step's record starts. offsets: positions in the table of numbers that count from the
     start of an area. additions: names that saturated sums are counted for. derived: tensors whose planes or words are
     written. panel_bytes, gather_bytes: the largest `panel` of a convolution, see `bnhw.plan.Plan`, and gathered pixels.
@@ -30,6 +31,7 @@ class Records:
     layout: Layout
     words: Mapping[str, int]
     transformed: frozenset[str]
+    tabulated: frozenset[str]
     interpreter: Interpreter
     table: list[int]
     step_positions: list[int] = field(default_factory=list)

@@ -24,6 +24,8 @@ from bnhw.plan_interpreter import MOST_IMAGES
 from bnhw.plan_order import TailOperation
 from bnhw.plan_records import Records
 from bnhw.plan_storage import Area, Place, panel_of
+from bnhw.plan_tabulated import Tabulation, list_pairs, order_indices, tabulate
+from bnhw.plan_tabulated import list_offsets as list_table_offsets
 from bnhw.plan_winograd import Segment, beyond_bytes, group_of, list_segments, order_filters, portion_of, scratch_bytes
 from bnhw.plan_words import (
     STAGE_WORDS,
@@ -50,6 +52,8 @@ def write_convolve(records: Records, convolve: Convolve, tail: Tail) -> None:
     by_channel = records.interpreter.by_channel
     if convolve.output in records.words:
         _write_counting(records, convolve, tail)
+    elif convolve.output in records.tabulated:
+        _write_tabulated(records, convolve, tail)
     elif convolve.output in records.transformed:
         _write_transformed(records, convolve, tail)
     elif by_channel and is_depthwise(records.program, convolve):
@@ -114,6 +118,48 @@ def _write_transformed(records: Records, convolve: Convolve, tail: Tail) -> None
     records.write(record)
     records.panel_bytes = max(records.panel_bytes, scratch_bytes(portion * widest, form.channels))
     records.beyond_bytes = max(records.beyond_bytes, beyond_bytes(form, (rows, columns)))
+
+
+def _write_tabulated(records: Records, convolve: Convolve, tail: Tail) -> None:
+    """Write a convolution by tables, with its tail."""
+    source = records.program.tensor[convolve.inputs[0]]
+    place, area = records.layout.place(source.name)
+    form, window, shape = place.form, convolve.window, records.program.tensor[convolve.output].shape
+    images = MOST_IMAGES if area is Area.OWN else 1
+    plan = tabulate(form, source.dtype.high - source.dtype.low, window, shape, images)
+    pairs = list_pairs(form, source.shape[2])
+    weights = records.program.weights_of(convolve)
+    outputs = sum(plan.parts) * PAIR
+    more = ((0, outputs - shape[2]), (0, 0), (0, 0), (0, source.shape[2] % 2))
+    dense = np.pad(weights, more, constant_values=-1)
+    starts = (plan.centre - form.fill[0]) * dense.sum(axis=(1, 2, 3), dtype=np.int64)
+    record = [0] * fields.U_FIELDS
+    record[fields.U_KIND] = fields.TABULATE
+    record[fields.U_FROM] = records.tensor(source.name)
+    record[fields.U_GROUPS : fields.U_GROUP_COUNT + 1] = [records.append(flatten(tuple(pairs))), plan.groups]
+    record[fields.U_CENTRE : fields.U_TABLES_BYTES + 1] = [plan.centre, plan.table_groups, plan.tables_bytes]
+    record[fields.U_TAPS] = window.kernel[0] * window.kernel[1]
+    record[fields.U_OFFSETS] = records.constants.add(list_table_offsets(plan, form, window))
+    record[fields.U_STEPS : fields.U_PITCH + 1] = [plan.steps, window.stride[1] * fields.TABLE_BYTES]
+    record[fields.U_WEIGHTS] = records.constants.add(order_indices(plan, dense))
+    record[fields.U_PARTS : fields.U_PART_COUNT + 1] = [records.append(list(plan.parts)), len(plan.parts)]
+    record[fields.U_STARTS] = records.constants.add(starts.astype(np.int32))
+    record[fields.U_PAIR_BYTES : fields.U_IMAGES + 1] = [plan.pair_bytes, plan.images]
+    record[fields.U_PORTIONS : fields.U_PORTION_COUNT + 1] = [_append_portions(records, plan), len(plan.portions)]
+    record[fields.U_CHUNKS] = -(-shape[2] // LANES)
+    record[fields.U_TAIL : fields.U_TAIL_COUNT + 1] = records.tail(tail)
+    record[fields.U_WIDTH] = shape[1]
+    records.write(record)
+    records.panel_bytes = max(records.panel_bytes, plan.scratch_bytes)
+
+
+def _append_portions(records: Records, plan: Tabulation) -> int:
+    numbers = []
+    for portion in plan.portions:
+        quads = records.append(flatten(portion.quads))
+        tiles = records.append(flatten(portion.tiles))
+        numbers += [portion.pixel, portion.pixels, quads, len(portion.quads), tiles, len(portion.tiles) // 2]
+    return records.append(numbers)
 
 
 def _append_segments(records: Records, segments: tuple[Segment, ...]) -> int:

@@ -93,8 +93,8 @@ def _is_transformed(program: Program, convolve: Convolve) -> bool:
     if most * _most_weight(program, convolve, form) >= 1 << (RESULT_BITS - 1):
         return False
     rows, columns = program.tensor[convolve.output].shape[:2]
-    patches = -(-rows // SIDE) * -(-columns // SIDE)
-    return _transformed_cycles(patches, form.channels, convolve.weight_shape[0]) < _direct_cycles(rows * columns, form)
+    direct = direct_cycles(rows * columns, form, window)
+    return transformed_cycles_of((rows, columns), form, convolve.weight_shape[0]) < direct
 
 
 def _most_weight(program: Program, convolve: Convolve, form: Form) -> int:
@@ -105,6 +105,12 @@ def _most_weight(program: Program, convolve: Convolve, form: Form) -> int:
     return int(np.abs(weights.astype(np.int16)).sum(axis=(1, 2, 3), dtype=np.int64).max())
 
 
+def transformed_cycles_of(result: tuple[int, int], form: Form, outputs: int) -> float:
+    """What a convolution takes that is transformed, in products of vectors for one output channel."""
+    patches = -(-result[0] // SIDE) * -(-result[1] // SIDE)
+    return _transformed_cycles(patches, form.channels, outputs)
+
+
 def _transformed_cycles(patches: int, channels: int, outputs: int) -> float:
     """Products of vectors for one output channel, and what else takes as much time."""
     outputs = -(-outputs // PAIR) * PAIR
@@ -112,10 +118,11 @@ def _transformed_cycles(patches: int, channels: int, outputs: int) -> float:
     return products + patches * channels * PIXEL_CYCLES / outputs + patches * RESULT_CYCLES + channels * WEIGHT_CYCLES
 
 
-def _direct_cycles(pixels: int, form: Form) -> float:
+def direct_cycles(pixels: int, form: Form, window: Window) -> float:
     """The same of a convolution that is not transformed."""
     whole, last = form.blocks
-    steps = 9 * whole + (3 * -(-3 * last // BLOCK) if last else 0)
+    height, width = window.kernel
+    steps = height * (width * whole + (-(-width * last // BLOCK) if last else 0))
     return DIRECT_CYCLES * (-(-pixels // 8) * 8 * steps)
 
 

@@ -73,6 +73,13 @@ Measured on layers of 64 to 640 channels (giga-MAC per second, one plane counted
 features 290 to 340 against 220 to 245, on baseline x86-64 96 to 104 against 86 to 93.
 """
 
+TABULATED_FEATURES: Mapping[str, frozenset[str]] = {"vnni": frozenset({"sse4a"})}
+"""Choices that know `bnhw.kernels.fused.tabulated`, and features of processors on which tables are fast.
+
+Those that have "sse4a" and AVX-512 finish a look-up in two registers with every cycle (AMD Zen 4). Of other processors
+the look-up is known to take two cycles or more.
+"""
+
 COUNTED_CHANNELS: Mapping[str, int] = {"amx": 64, "vnni": 32, "avx2": 64, "portable": 64}
 """Channels that each of `FUSED_CHOICES` counts in a word: AVX-512 counts 32 bits as fast as 64, and then needs no
 narrowing and fills its words better; other machines count 64 bits in fewer instructions.
@@ -194,6 +201,11 @@ def counted_planes(choice: str) -> int:
     """How many bit planes whole programs count under one of `FUSED_CHOICES`; see `COUNTED_PLANES`."""
     feature, planes = COUNTED_PLANES[choice]
     return planes if not feature or feature in host_features() else 0
+
+
+def tabulates(choice: str) -> bool:
+    """Whether whole programs look sums up under one of `FUSED_CHOICES`; see `TABULATED_FEATURES`."""
+    return choice in TABULATED_FEATURES and TABULATED_FEATURES[choice] <= host_features()
 
 
 def check_runnable(choice: str) -> None:

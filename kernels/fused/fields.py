@@ -28,7 +28,22 @@ H_STEPS, H_OWN, H_GROUP, H_SIZE = range(4)
 H_FIELDS = 4
 
 # Every step starts with its kind.
-CONVOLVE, MAP, GATHER, SPLIT, IMAGE, LOOK_UP, COPY, POOL_SUM, POOL_MAXIMUM, OUTPUT, PRODUCT, PACK, TRANSFORM = range(13)
+(
+    CONVOLVE,
+    MAP,
+    GATHER,
+    SPLIT,
+    IMAGE,
+    LOOK_UP,
+    COPY,
+    POOL_SUM,
+    POOL_MAXIMUM,
+    OUTPUT,
+    PRODUCT,
+    PACK,
+    TRANSFORM,
+    TABULATE,
+) = range(14)
 
 # A tensor.
 T_BASE, T_SIZE, T_BIAS, T_SHIFT, T_ROW, T_ORIGIN, T_BLOCKS, T_PLANE, T_LAST, T_HEIGHT, T_WIDTH, T_CHANNELS = range(12)
@@ -105,6 +120,49 @@ FILTER_PADDING, PATCHES_PADDING = 128, 64
 """Bytes between the positions of transformed weights, and of patches, so that they fall into different sets."""
 SIGNS_BYTES, TAPS_BYTES = 9 * 8, 9 * 64
 """Weights of two channels and two chunks: of each tap a bit, or a byte, for every [chunk][output][channel]."""
+
+# TABULATE: a convolution of weights of one bit by tables, see `bnhw.kernels.fused.tabulated`.
+(
+    U_KIND,
+    U_FROM,  # T of the source
+    U_GROUPS,  # table: (bytes from the source's first pixel, bytes of a pixel) of three pairs of channels of each group
+    U_GROUP_COUNT,
+    U_CENTRE,  # taken from every code
+    U_TABLE_GROUPS,  # whose tables are built at once
+    U_TABLES_BYTES,  # from one group's tables to the next
+    U_TAPS,
+    U_OFFSETS,  # constants: int64 of each step, bytes from a pixel's table of the first group to that of the step
+    U_STEPS,  # whose sums stay in 16 bits
+    U_PITCH,  # bytes between the tables of neighbouring pixels of the result
+    U_WEIGHTS,  # constants: six bits of 32 outputs by [table groups][steps][part][step][pair]
+    U_PARTS,  # table: how many pairs of chunks look up together
+    U_PART_COUNT,
+    U_STARTS,  # constants: int32 [pairs of chunks][32], what sums start from
+    U_PAIR_BYTES,  # from slots of one pair of chunks to the next
+    U_IMAGES,  # of a group whose tables and sums stay in the second cache
+    U_PORTIONS,  # table: `V_FIELDS` of each
+    U_PORTION_COUNT,
+    U_CHUNKS,
+    U_TAIL,  # table
+    U_TAIL_COUNT,
+    U_WIDTH,  # of the result
+) = range(23)
+U_FIELDS = 23
+V_PIXEL, V_PIXELS, V_QUADS, V_QUAD_COUNT, V_TILES, V_SLOTS = range(6)
+"""A portion of an image: first pixel of the source and pixels whose tables are built, table of quads, how many (an even
+number), table of tiles as of a convolution, and slots, each of two tiles."""
+V_FIELDS = 6
+Q_PIXEL, Q_SLOT = range(2)
+"""Four pixels side by side: the first one's first tap, counted in the portion, and bytes of the slots to its sums."""
+Q_FIELDS = 2
+QUAD = 4
+TABLE_BYTES = 128
+"""Sums of six channels of a pixel, of 16 bits each."""
+INDEX_BYTES = 64
+"""Indices of 32 output channels, of 16 bits each."""
+MOST_STEPS, MOST_PAIRS = 42, 5
+INDICES_BYTES = MOST_STEPS * MOST_PAIRS * INDEX_BYTES
+"""Of steps whose sums stay in 16 bits, and pairs of chunks that look up together."""
 
 # MAP: the tail alone; the first operation loads.
 M_KIND, M_CHUNKS, M_TILES, M_TILE_COUNT, M_TAIL, M_TAIL_COUNT, M_WIDTH = range(7)

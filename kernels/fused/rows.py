@@ -3,8 +3,8 @@
 `run_vnni`, `run_avx2` and `run_portable` differ in the method that they hand in: the number of rows, and what
 multiplies weights of +1 and -1, or of any int8; then the same of few channels (`bnhw.kernels.fused.few`). The first
 two take (slot, pixels, stride, panel) and add one step's products to those rows of both chunks of a slot; pixels are
-`stride` bytes apart. Then come the counts of a block and of a narrower one (`bnhw.kernels.fused.counts`), and last what
-multiplies transformed patches (`bnhw.kernels.fused.winograd`).
+`stride` bytes apart. Then come the counts of a block and of a narrower one (`bnhw.kernels.fused.counts`), what
+multiplies transformed patches (`bnhw.kernels.fused.winograd`), and what looks sums up (`bnhw.kernels.fused.tabulated`).
 """
 
 from typing import Any
@@ -43,6 +43,7 @@ from bnhw.kernels.fused.fields import (
     SLOT_BYTES,
     STEP_CHANNELS_BYTES,
     STEP_WORDS_BYTES,
+    TABULATE,
     TILE_BYTES,
     TILE_FIELDS,
     TRANSFORM,
@@ -108,7 +109,7 @@ def add_products(
     """Steps first..end of two tiles, as the weights of the convolution lie."""
     constants, arena, _, _, _, panel = memory
     kind, source, pitch = table[at + C_BINARY], arena + table[at + C_SOURCE], table[at + C_PITCH]
-    rows, signs, any_bytes, few_signs, few_bytes, _, _, _ = method
+    rows, signs, any_bytes, few_signs, few_bytes, _, _, _, _ = method
     if kind == WEIGHT_BITS:
         multiply_steps(table, taps, source, pitch, tile, first, end, panel, slot, rows, signs)
     elif kind == WEIGHT_BYTES:
@@ -193,6 +194,11 @@ def convolve(
 
 
 @inline
+def no_tables(table: Table, at: int, first_image: int, end_image: int, memory: Memory) -> None:
+    """For processors without such look-ups, whose plans have no such steps."""
+
+
+@inline
 def run_steps(
     table: Table,
     first: int,
@@ -210,6 +216,8 @@ def run_steps(
             convolve(table, at, first_image, end_image, memory, method)
         elif table[at] == TRANSFORM:
             convolve_patches(table, at, first_image, end_image, memory, method[7])
+        elif table[at] == TABULATE:
+            method[8](table, at, first_image, end_image, memory)
         elif table[at] == PACK:
             for image in range(first_image, end_image):
                 pack_words(table[image * table[H_SIZE] : (image + 1) * table[H_SIZE]], at, memory[1])

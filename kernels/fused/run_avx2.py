@@ -5,8 +5,10 @@ from numba import int64
 from bnhw.kernels.fused.avx2 import METHOD
 from bnhw.kernels.fused.interpreter import Table
 from bnhw.kernels.fused.machine_code import ENTRY
-from bnhw.kernels.fused.rows import run_program
+from bnhw.kernels.fused.rows import no_tables, run_program
 from bnhw.kernels.jit import machine_code, tensor_in
+
+WHOLE = (*METHOD, no_tables)
 
 
 @machine_code(ENTRY, tensor_in(int64, 1), *(int64,) * 12)
@@ -28,4 +30,4 @@ def run(
     """Run every step for every image; addresses of aligned memory, see `bnhw.plan`. `tiles` is not used."""
     memory = (constants, arena, counts, slots, sums, panel)
     batch = (images, image_bytes, logits, logit_bytes)
-    run_program(table, memory, batch, image_count, METHOD)
+    run_program(table, memory, batch, image_count, WHOLE)

@@ -93,7 +93,7 @@ def count_steps(
     method: see `bnhw.kernels.fused.rows`.
     """
     starts, classes, width = before
-    _, _, _, _, _, zero_block, zero_narrow, _ = method
+    _, _, _, _, _, zero_block, zero_narrow, _, _ = method
     pixels, narrow, lanes = len(zero_block()), len(zero_narrow()), outputs_of(zero_block())
     pixel, word = 8 * planes, 64 // lanes
     stride = pitch * pixel
