@@ -9,12 +9,16 @@ from turns import Contender
 
 from bnhw.dtypes import Array, IntegerType
 from bnhw.fused import FusedProgram
+from bnhw.kernels.fused import fields
 from bnhw.kernels.packing import pack_bits
 from bnhw.machine import Machine
 from bnhw.ops import Window
 from bnhw.options import RequantiseMode
-from bnhw.plan_winograd import choose_transformed
+from bnhw.plan import make_plan
+from bnhw.plan_interpreter import interpreter_of
 from bnhw.program import Convolve, Instruction, Program, Provenance, Requantise, SumGlobal, Tensor
+
+METHODS = {fields.CONVOLVE: "multiplied", fields.TRANSFORM: "transformed", fields.TABULATE: "tabulated"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,10 +34,6 @@ class Layer:
     def name(self) -> str:
         """Channels @ size, and what the activations are."""
         return f"{self.channels}@{self.size} {'bipolar' if self.bipolar else f'{self.bits}-bit'}"
-
-    def lanes_per_channel(self, word_channels: int) -> float:
-        """Bits of whole words of so many channels over channels."""
-        return -(-self.channels // word_channels) * word_channels / self.channels
 
     @property
     def macs(self) -> int:
@@ -89,9 +89,14 @@ def chain(layer: Layer, length: int) -> Program:
     )
 
 
-def is_transformed(layer: Layer) -> bool:
-    """Whether plans without tiles transform the layer, unless they count its bits."""
-    return "sums1" in choose_transformed(chain(layer, 1))
+def method_of(layer: Layer, kernels: str) -> str:
+    """How a program's interpreter does the layer: "counted", "transformed", "tabulated" or "multiplied"."""
+    plan = make_plan(chain(layer, 1), interpreter_of(kernels))
+    starts = plan.table[fields.H_FIELDS :][: plan.table[fields.H_STEPS]]
+    done = [int(at) for at in starts if plan.table[at] in METHODS]
+    last = METHODS[int(plan.table[done[-1]])]
+    is_counted = plan.table[done[-1] + fields.C_BINARY] in {fields.WEIGHT_WORDS, fields.WEIGHT_WORDS_BIPOLAR}
+    return "counted" if last == "multiplied" and is_counted else last
 
 
 def _convolve(source: str, sums: str, weights: str, weight_shape: tuple[int, int, int, int]) -> Convolve:

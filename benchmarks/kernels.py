@@ -19,8 +19,9 @@ out (`pip install 'bnhw[bench]'`); those that fail are named with their error.
 `multiplexer`, `bit_serial` and `xnor` run single layers to 32-bit sums. `auto` marks what `bnhw.kernels.select` would
 take. The share of this machine's measured peak is that of a loop which does nothing but the instruction that does the
 work, on data in the first cache: tile multiplications, products of bytes (VNNI), or of int16 where layers are
-transformed, four MACs each (`bnhw.kernels.fused.winograd`), or counts of bits, those divided by the bits of the
-activations. Padded taps count as work, so on small images an engine that leaves them out may pass it.
+transformed, four MACs each (`bnhw.kernels.fused.winograd`), sums that are looked up, six MACs each
+(`bnhw.kernels.fused.tabulated`), or counts of bits, those divided by the bits of the activations. Padded taps count as
+work, so on small images an engine that leaves them out may pass it.
 `--table` runs the layers on which engines are compared, and only the kernels that `auto` takes unless `--choices`
 names more. `--overhead` times `bnhw.machine.Machine.run` beside the bare compiled call.
 """

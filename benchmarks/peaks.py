@@ -7,14 +7,11 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from chains import Layer, is_transformed
+from chains import Layer, method_of
 
 from bnhw.kernels.permission import tile_configuration
 from bnhw.kernels.select import (
-    COUNTED_CHANNELS,
     FUSED_CHOICES,
-    TRANSFORMED_PLANES,
-    counted_planes,
     fused_choice,
     host_features,
     missing_for,
@@ -30,8 +27,8 @@ PACKAGES = ("numpy", "numba", "llvmlite", "torch", "onnx", "onnxruntime", "openv
 def measure_peaks(seconds: float = 0.5) -> Mapping[str, float]:
     """Giga-MAC per second of an instruction on data in the first cache.
 
-    "amx", "vnni": products of bytes, 0 where the machine has none. "shorts": products of int16, where it has "vnni".
-    "words": counts of one plane.
+    "amx", "vnni": products of bytes, 0 where the machine has none. Where it has "vnni": "shorts", products of int16,
+    and "look_ups", sums of six channels. "words": counts of one plane.
     """
     from bnhw.kernels.fused import peak  # noqa: PLC0415  (slow to import)
 
@@ -43,6 +40,7 @@ def measure_peaks(seconds: float = 0.5) -> Mapping[str, float]:
     }
     if not missing_for("vnni"):
         loops["vnni"] = (peak.MULTIPLIED_BYTES, lambda: peak.dot_repeatedly(data, steps))
+        loops["look_ups"] = (peak.LOOKED_UP, lambda: peak.look_up_repeatedly(data, steps))
         loops["shorts"] = (peak.MULTIPLIED_SHORTS, lambda: peak.dot_wide_repeatedly(data, steps))
     if not missing_for("amx"):
         loops["amx"] = (4 * 16 * 16 * 64, lambda: peak.multiply_repeatedly(tiles.ctypes.data, data, steps))
@@ -65,14 +63,13 @@ def share_of_peak(layer: Layer, kernel: str, rate: float, peaks: Mapping[str, fl
     """
     if kernel in {"xnor", "bit_serial"}:
         return rate * layer.bits / peaks["words"]
-    if kernel in FUSED_CHOICES:
-        lanes, planes = layer.bits * layer.lanes_per_channel(COUNTED_CHANNELS[kernel]), counted_planes(kernel)
-        if kernel != "amx" and is_transformed(layer):
-            planes = min(planes, TRANSFORMED_PLANES[kernel])
-        if lanes <= planes:
-            return rate * layer.bits / peaks["words"]
-    if kernel == "vnni" and is_transformed(layer):
-        return rate / MACS_OF_TRANSFORMED / peaks["shorts"]
+    method = method_of(layer, kernel) if kernel in FUSED_CHOICES else "multiplied"
+    if method == "counted":
+        return rate * layer.bits / peaks["words"]
+    if method == "tabulated":
+        return rate / peaks["look_ups"]
+    if method == "transformed":
+        return rate / MACS_OF_TRANSFORMED / peaks["shorts"] if kernel == "vnni" else None
     return rate / peaks[kernel] if peaks.get(kernel) else None
 
 

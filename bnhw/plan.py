@@ -55,9 +55,9 @@ def make_plan(program: Program, interpreter: Interpreter = ANY, *, store_all: bo
     steps = order_steps(program, store_all=store_all)
     transformed = choose_transformed(program) if interpreter.transforms else frozenset()
     tabulated = choose_tabulated(program, transformed) if interpreter.tabulates else frozenset()
-    words = choose_words(
-        program, interpreter.most_planes, interpreter.word_channels, transformed, interpreter.transformed_planes
-    )
+    limits = dict.fromkeys(transformed, interpreter.transformed_planes)
+    limits |= dict.fromkeys(tabulated, interpreter.tabulated_planes)
+    words = choose_words(program, interpreter.most_planes, interpreter.word_channels, limits)
     layout = lay_out(program, steps, words, interpreter.narrow_pixels, share=not store_all)
     table = [0] * (fields.H_FIELDS + len(steps) * 3 + 2)
     records = Records(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from bnhw.kernels.fused.fields import BLOCK
-from bnhw.kernels.select import COUNTED_CHANNELS, TRANSFORMED_PLANES, counted_planes, tabulates
+from bnhw.kernels.select import COUNTED_CHANNELS, TABULATED_PLANES, TRANSFORMED_PLANES, counted_planes, tabulates
 
 ALL_STEPS = 1 << 30
 MOST_IMAGES = 8
@@ -20,8 +20,8 @@ class Interpreter:
     stage_steps: most steps between which sums stay in registers or tiles.
     narrow_pixels: convolutions of at most so many pixels expand their weights once for several images.
     transforms: whether it knows Winograd's transforms.
-    transformed_planes: see `bnhw.plan_words.choose_words`.
     tabulates: whether it knows tables of sums, and they are fast.
+    transformed_planes, tabulated_planes: most planes that are counted where it could do that.
     """
 
     most_planes: int = 0
@@ -32,6 +32,7 @@ class Interpreter:
     transforms: bool = False
     transformed_planes: int = 0
     tabulates: bool = False
+    tabulated_planes: int = 0
 
 
 def interpreter_of(kernels: str) -> Interpreter:
@@ -50,4 +51,5 @@ def interpreter_of(kernels: str) -> Interpreter:
         transforms=True,
         transformed_planes=TRANSFORMED_PLANES[kernels],
         tabulates=tabulates(kernels),
+        tabulated_planes=TABULATED_PLANES.get(kernels, 0),
     )

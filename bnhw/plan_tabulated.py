@@ -3,13 +3,14 @@
 See `bnhw.kernels.fused.tabulated` for the arithmetic.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from bnhw.dtypes import Array
 from bnhw.kernels.fused.fields import (
+    CELL_BYTES,
     INDICES_BYTES,
     LANES,
     MOST_STEPS,
@@ -29,22 +30,25 @@ MOST_SUM = (1 << 15) - 1
 CACHE_BYTES = 480 << 10
 """Tables and sums of a portion: most of the second cache."""
 STRIP = 2 * QUAD
-"""Columns that are worked through from top to bottom, so that the tables of neighbouring rows stay in the first cache."""
-SLOTS_PADDING, CELL_BYTES = 576, 64
-"""Bytes between the slots of two pairs of chunks, so that they fall into different sets; and of a pair of centres."""
-LOOK_UP_CYCLES, BUILD_CYCLES, INDEX_CYCLES = 1.3, 6.0, 3.0
-"""What looking sums of 32 outputs up takes, building a table and expanding 32 indices, where one product of vectors
-takes 1; measured on one processor with AVX-512."""
+"""Columns that are worked through from top to bottom, so that tables of neighbouring rows stay in the first cache."""
+SLOTS_PADDING = 576
+"""Bytes between the slots of two pairs of chunks, so that they fall into different sets."""
+LOOK_UP_CYCLES = {2: 1.85, 3: 1.4, 4: 1.35, 5: 1.35}
+"""What looking sums of 32 outputs up takes, all that follows included, by how many look up together."""
+BUILD_CYCLES, INDEX_CYCLES, ONE_TAP = 6.0, 3.0, 2.0
+"""What building a table takes, and expanding 32 indices; like `LOOK_UP_CYCLES` where one product of vectors takes 1,
+measured on one processor with AVX-512. Where a kernel has one tap, no other brings a table into the first cache, and
+looking up takes so many times as long."""
 
 
-def centre_of(form: Form, highest: int) -> int:
+def centre_of(highest: int) -> int:
     """What is taken from elements 0..highest, so that sums are the smallest."""
     return (highest + 1) // 2
 
 
 def steps_of(highest: int) -> int:
     """How many looked-up sums of six elements 0..highest 16 bits hold, or the room for their indices."""
-    centre = (highest + 1) // 2
+    centre = centre_of(highest)
     return min(MOST_STEPS, MOST_SUM // (GROUP_CHANNELS * max(centre, highest - centre)))
 
 
@@ -92,14 +96,25 @@ class Portion:
     tiles: tuple[Tile, ...]
 
 
-def list_portions(form: Form, window: Window, result: tuple[int, int], rows_at_once: int) -> tuple[Portion, ...]:
-    """A result of (rows, columns), so many rows or a few less at once."""
-    unit = _rows_of_tile(result[1])
-    count = -(-result[0] // max(unit, rows_at_once // unit * unit))
-    rows = -(-result[0] // (count * unit)) * unit
+def list_portions(form: Form, window: Window, result: tuple[int, int], most_rows: int) -> tuple[Portion, ...]:
+    """A result of (rows, columns), about equally many rows at once."""
+    rows = rows_of_portion(result, most_rows)
     return tuple(
         _list_portion(form, window, result, first, min(first + rows, result[0])) for first in range(0, result[0], rows)
     )
+
+
+def rows_of_portion(result: tuple[int, int], most_rows: int) -> int:
+    """Rows of a portion: whole tiles, at least one."""
+    unit = _rows_of_tile(result[1])
+    count = -(-result[0] // max(unit, most_rows // unit * unit))
+    return -(-result[0] // (count * unit)) * unit
+
+
+def _count_pixels(form: Form, window: Window, columns: int, rows: int) -> int:
+    """Pixels from the first to the last that so many rows of a result read."""
+    (down, across), (height, width) = window.stride, window.kernel
+    return ((rows - 1) * down + height - 1) * form.row_pixels + (columns - 1) * across + width
 
 
 def _rows_of_tile(columns: int) -> int:
@@ -108,10 +123,9 @@ def _rows_of_tile(columns: int) -> int:
 
 
 def _list_portion(form: Form, window: Window, result: tuple[int, int], first: int, end: int) -> Portion:
-    (down, across), (height, width), columns = window.stride, window.kernel, result[1]
+    (down, across), columns = window.stride, result[1]
     top, left = window.pads[:2]
     row_pixels = down * form.row_pixels
-    pixels = (end - 1 - first) * row_pixels + (height - 1) * form.row_pixels + (columns - 1) * across + width
     per_tile = _rows_of_tile(columns)
     tiles = []
     for row in range(first, end, per_tile):
@@ -129,7 +143,7 @@ def _list_portion(form: Form, window: Window, result: tuple[int, int], first: in
         quads.append((pixel, slot + 64 * QUAD))  # the last tile has room for one more that does not count
     return Portion(
         pixel=form.origin - top * form.row_pixels - left + first * row_pixels,
-        pixels=pixels,
+        pixels=_count_pixels(form, window, columns, end - first),
         quads=tuple(quads),
         tiles=even_tiles(tuple(tiles)),
     )
@@ -157,12 +171,13 @@ class Tabulation:
     pair_bytes: int
     images: int
     portions: tuple[Portion, ...]
+    beyond_bytes: int
 
     @property
     def scratch_bytes(self) -> int:
-        """Of everything in `panel`, and what quads read behind the last pixel's table."""
+        """Of everything in `panel`, and what quads read behind the last pixel's tables."""
         tables = self.images * self.table_groups * self.tables_bytes
-        return CELL_BYTES + INDICES_BYTES + tables + sum(self.parts) * self.pair_bytes + SLOT_BYTES
+        return CELL_BYTES + INDICES_BYTES + tables + max(sum(self.parts) * self.pair_bytes, self.beyond_bytes)
 
 
 def tabulate(form: Form, highest: int, window: Window, shape: tuple[int, int, int], most_images: int) -> Tabulation:
@@ -174,19 +189,18 @@ def tabulate(form: Form, highest: int, window: Window, shape: tuple[int, int, in
     taps = window.kernel[0] * window.kernel[1]
     steps, groups, parts = steps_of(highest), group_count(form.shape[2]), parts_of(outputs)
     table_groups = table_groups_of(groups, taps, steps)
-    at_once = rows
+    unit = _rows_of_tile(columns)
+    at_once = rows_of_portion((rows, columns), rows)
     while True:
-        portions = list_portions(form, window, (rows, columns), at_once)
-        tables_bytes = (max(portion.pixels for portion in portions) | 1) * TABLE_BYTES
-        slots = max(len(portion.tiles) for portion in portions) // 2
+        tables_bytes = (_count_pixels(form, window, columns, min(at_once, rows)) | 1) * TABLE_BYTES
+        slots = -(-(at_once // unit * -(-columns // LANES)) // 2)
         one_image = table_groups * tables_bytes + sum(parts) * slots * SLOT_BYTES
-        if one_image <= CACHE_BYTES or at_once == 1:
+        if one_image <= CACHE_BYTES or at_once <= unit:
             break
-        at_once -= 1
-    images = min(most_images, CACHE_BYTES // one_image) if len(portions) == 1 else 1
-    images = max(1, images)
+        at_once = rows_of_portion((rows, columns), at_once - unit)
+    images = max(1, min(most_images, CACHE_BYTES // one_image)) if at_once >= rows else 1
     return Tabulation(
-        centre=centre_of(form, highest),
+        centre=centre_of(highest),
         steps=steps,
         groups=groups,
         table_groups=table_groups,
@@ -194,7 +208,8 @@ def tabulate(form: Form, highest: int, window: Window, shape: tuple[int, int, in
         parts=parts,
         pair_bytes=images * slots * SLOT_BYTES + SLOTS_PADDING,
         images=images,
-        portions=portions,
+        portions=list_portions(form, window, (rows, columns), at_once),
+        beyond_bytes=(QUAD - 1) * window.stride[1] * TABLE_BYTES,
     )
 
 
@@ -258,6 +273,7 @@ def _tabulated_cycles(form: Form, window: Window, shape: tuple[int, int, int]) -
     rows, columns, outputs = shape
     taps, groups = window.kernel[0] * window.kernel[1], group_count(form.shape[2])
     pixels = rows * -(-columns // QUAD) * QUAD
-    (portion,) = list_portions(form, window, (rows, columns), rows)
-    of_pair = LOOK_UP_CYCLES * pixels + INDEX_CYCLES
-    return groups * (of_pair * taps * sum(parts_of(outputs)) + BUILD_CYCLES * portion.pixels) / outputs
+    tables = _count_pixels(form, window, columns, rows)
+    factor = ONE_TAP if taps == 1 else 1.0
+    of_step = sum(pairs * (factor * LOOK_UP_CYCLES[pairs] * pixels + INDEX_CYCLES) for pairs in parts_of(outputs))
+    return groups * (taps * of_step + BUILD_CYCLES * tables) / outputs

@@ -43,17 +43,13 @@ class WordForm(Form):
 
 
 def choose_words(
-    program: Program,
-    most_planes: int,
-    word_channels: int = BLOCK,
-    transformed: frozenset[str] = frozenset(),
-    transformed_planes: int = 0,
+    program: Program, most_planes: int, word_channels: int = BLOCK, limits: Mapping[str, int] | None = None
 ) -> Mapping[str, int]:
     """The convolutions whose bits are counted, by the tensor they write: how many planes their codes have.
 
     most_planes: how many passes over full words take less time than multiplying; words that are not full count more.
-    word_channels: channels that the interpreter counts at once, 64 or 32. transformed_planes: at most so many
-    of convolutions in `transformed`, which take less time than others if they are not counted.
+    word_channels: channels that the interpreter counts at once, 64 or 32. limits: fewer planes, by the tensor written,
+    of convolutions that take less time than others if they are not counted.
     """
     chosen = {}
     for instruction in program.instructions:
@@ -62,7 +58,7 @@ def choose_words(
         source = program.tensor[instruction.inputs[0]]
         channels = source.shape[2]
         words = -(-channels // word_channels)
-        planes = min(transformed_planes, most_planes) if instruction.output in transformed else most_planes
+        planes = min(most_planes, (limits or {}).get(instruction.output, most_planes))
         if source.dtype.bits * words * word_channels <= planes * channels:
             chosen[instruction.output] = source.dtype.bits
     return chosen

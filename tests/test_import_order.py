@@ -45,6 +45,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("plan_memory", "plan_tail"),
     ("plan_records",),
     ("plan_winograd",),
+    ("plan_tabulated",),
     ("plan_sums",),
     ("plan_steps",),
     ("plan",),

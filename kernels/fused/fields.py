@@ -160,6 +160,8 @@ TABLE_BYTES = 128
 """Sums of six channels of a pixel, of 16 bits each."""
 INDEX_BYTES = 64
 """Indices of 32 output channels, of 16 bits each."""
+CELL_BYTES = 64
+"""Of a pair of centres, which stands for channels that do not exist."""
 MOST_STEPS, MOST_PAIRS = 42, 5
 INDICES_BYTES = MOST_STEPS * MOST_PAIRS * INDEX_BYTES
 """Of steps whose sums stay in 16 bits, and pairs of chunks that look up together."""

@@ -2,11 +2,15 @@
 
 from typing import Any
 
-from numba import int64
+from numba import int64, intp
+from numba import types as nb
+from numba.core.cgutils import alloca_once_value, for_range
 
 from bnhw.kernels.fused.amx import configure, multiply_step, release
 from bnhw.kernels.fused.counts import load_outputs, store_differences
-from bnhw.kernels.fused.vectors import load_sums, load_wide, store_sums
+from bnhw.kernels.fused.patches import SHORTS
+from bnhw.kernels.fused.tabulated import add_entries
+from bnhw.kernels.fused.vectors import I64, load_at, load_sums, load_wide, store_at, store_sums
 from bnhw.kernels.fused.vnni import dot_bytes, dot_shorts
 from bnhw.kernels.jit import entry, inline, intrinsic
 from bnhw.kernels.vectors import SUMS, Generator, add_popcount_xor, zero_words
@@ -15,6 +19,8 @@ COUNTED_BITS = 8 * 512
 """Pairs of bits that one step of `count_repeatedly` compares."""
 MULTIPLIED_BYTES, MULTIPLIED_SHORTS = 8 * 64, 8 * 32
 """Pairs of bytes, and of int16, that one step of `dot_repeatedly` and of `dot_wide_repeatedly` multiplies."""
+LOOKED_UP = 16 * 32 * 6
+"""Signs and codes that one step of `look_up_repeatedly` stands for."""
 
 
 @intrinsic
@@ -91,3 +97,31 @@ def dot_repeatedly(data: int, steps: int) -> None:
 def dot_wide_repeatedly(data: int, steps: int) -> None:
     """The same of products of int16."""
     repeat_products(data, steps, multiply_shorts)
+
+
+@intrinsic
+def look_up(typing: Any, data: Any, steps: Any) -> Generator:
+    """So many steps of four tables, each looked up in by four vectors of indices; data are 4096 bytes."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        data, steps = values
+        index = [load_at(builder, SHORTS, data, 64 * vector) for vector in range(4)]
+        totals = [alloca_once_value(builder, SHORTS(None)) for _ in range(16)]  # type: ignore[no-untyped-call]
+        with for_range(builder, steps):
+            for table in range(4):
+                own = totals[4 * table : 4 * table + 4]
+                place = builder.add(data, I64(512 + 128 * table))
+                added = add_entries(builder, place, index, [builder.load(total) for total in own])
+                for total, value in zip(own, added, strict=True):
+                    builder.store(value, total)
+        for at, total in enumerate(totals):
+            store_at(builder, builder.load(total), data, 1024 + 64 * at)
+        return context.get_dummy_value()
+
+    return nb.void(intp, intp), generate
+
+
+@entry(int64, int64)
+def look_up_repeatedly(data: int, steps: int) -> None:
+    """See `look_up`. Only where the machine has AVX-512."""
+    look_up(data, steps)

@@ -20,6 +20,7 @@ from numba import types as nb
 from numba.core.cgutils import alloca_once_value, for_range
 
 from bnhw.kernels.fused.fields import (
+    CELL_BYTES,
     H_SIZE,
     INDEX_BYTES,
     INDICES_BYTES,
@@ -87,8 +88,7 @@ def _weigh_pair(builder: Any, address: Any, first: list[int], second: list[int])
 
 @intrinsic
 def build_table(typing: Any, target: Any, first: Any, second: Any, third: Any, centre: Any) -> Generator:
-    """All sums of three pairs of codes of one byte, each less the centre: two registers, the last code's sign is
-    negative in the first of them."""
+    """All sums of three pairs of codes of one byte, each less the centre; the last is subtracted in the first half."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         target, first, second, third, centre = values
@@ -139,7 +139,7 @@ def _adder(quads: int, pairs: int) -> Generator:
                 for pixel in range(QUAD):
                     table = builder.add(builder.add(tables[quad], builder.mul(pitch, I64(pixel))), offset)
                     own = [totals[quad, pixel, pair] for pair in range(pairs)]
-                    added = _add_looked_up(builder, table, index, [builder.load(total) for total in own])
+                    added = add_entries(builder, table, index, [builder.load(total) for total in own])
                     for total, value in zip(own, added, strict=True):
                         builder.store(value, total)
         for quad, pixel, pair in places:
@@ -150,7 +150,7 @@ def _adder(quads: int, pairs: int) -> Generator:
     return nb.void(*(intp,) * 9), generate
 
 
-def _add_looked_up(builder: Any, table: Any, index: list[Any], totals: list[Any]) -> list[Any]:
+def add_entries(builder: Any, table: Any, index: list[Any], totals: list[Any]) -> list[Any]:
     """Totals plus the entries of one table.
 
     In assembly, since the order matters: all look-ups, then all additions, is how a processor with as many units for
@@ -193,8 +193,8 @@ def add_four_pairs(
 ) -> Generator:
     """Add what some steps look up of four pixels and four pairs of chunks to their sums.
 
-    table, slot: of the first pixel, the tables of the others are `pitch` bytes apart. offsets: int64 of each step, bytes
-    from a pixel's first table to the one it looks up in. indices: of each step and pair. pair: bytes from slot to slot.
+    table, slot: of the first pixel; tables of the others are `pitch` bytes apart. offsets: int64 of each step, bytes
+    from a pixel's first table to where it looks up. indices: of each step and pair. pair: bytes from slot to slot.
     """
     return _adder(1, 4)
 
@@ -264,79 +264,108 @@ def add_looked_up(
 
 
 @inline
-def convolve_tables_of(table: Table, at: int, first_image: int, end_image: int, number: int, memory: Memory) -> None:
-    """All sums of one portion of some images."""
-    constants, arena, _, _, _, panel = memory
-    size, steps_at_once = table[H_SIZE], table[at + U_STEPS]
-    portion = table[at + U_PORTIONS] + number * V_FIELDS
-    cell, indices = panel, panel + 64
-    tables = indices + INDICES_BYTES
-    tables_bytes = table[at + U_TABLE_GROUPS] * table[at + U_TABLES_BYTES]
-    slots = tables + table[at + U_IMAGES] * tables_bytes
-    slots_bytes = table[portion + V_SLOTS] * SLOT_BYTES
-    centre = table[at + U_CENTRE]
-    store_code(cell, 2, centre | centre << 8)
-    weights = constants + table[at + U_WEIGHTS]
-    for block in range(0, table[at + U_GROUP_COUNT], table[at + U_TABLE_GROUPS]):
-        end = min(block + table[at + U_TABLE_GROUPS], table[at + U_GROUP_COUNT])
-        for image in range(first_image, end_image):
-            own = table[image * size : (image + 1) * size]
-            build_tables(own, at, arena, portion, block, end, tables + (image - first_image) * tables_bytes, cell)
-        steps = (end - block) * table[at + U_TAPS]
-        for first in range(0, steps, steps_at_once):
-            count = min(steps_at_once, steps - first)
-            offsets = constants + table[at + U_OFFSETS] + 8 * first
-            pair = 0
-            for part in range(table[at + U_PART_COUNT]):
-                pairs = table[table[at + U_PARTS] + part]
-                for index in range(count * pairs):
-                    expand_index(weights, indices + INDEX_BYTES * index)
-                    weights += 4 * INDEX_BITS
-                for image in range(end_image - first_image):
-                    to = slots + pair * table[at + U_PAIR_BYTES] + image * slots_bytes
-                    own_tables = tables + image * tables_bytes
-                    add_looked_up(table, at, portion, own_tables, to, pairs, offsets, count, indices)
-                pair += pairs
+def first_tables(panel: int) -> int:
+    """Where tables lie: behind a pair of centres, and indices."""
+    return panel + CELL_BYTES + INDICES_BYTES
 
 
 @inline
-def start_slots(table: Table, at: int, first_image: int, end_image: int, number: int, memory: Memory) -> int:
-    """Fill the slots of a portion with what sums start from; returns the address of the first."""
+def first_slot(table: Table, at: int, panel: int) -> int:
+    """Where sums lie: behind the tables of all images, [pair of chunks][image][slot]."""
+    tables: int = table[at + U_IMAGES] * table[at + U_TABLE_GROUPS] * table[at + U_TABLES_BYTES]
+    return first_tables(panel) + tables
+
+
+@inline
+def start_portion(table: Table, at: int, images: int, portion: int, memory: Memory) -> None:
+    """Fill all slots with what sums start from."""
     constants, _, _, _, _, panel = memory
-    portion = table[at + U_PORTIONS] + number * V_FIELDS
-    tables_bytes = table[at + U_IMAGES] * table[at + U_TABLE_GROUPS] * table[at + U_TABLES_BYTES]
-    slots: int = panel + 64 + INDICES_BYTES + tables_bytes
+    slots = first_slot(table, at, panel)
     pair = 0
     for part in range(table[at + U_PART_COUNT]):
         for _ in range(table[table[at + U_PARTS] + part]):
             starts = constants + table[at + U_STARTS] + 128 * pair
-            for slot in range((end_image - first_image) * table[portion + V_SLOTS]):
+            for slot in range(images * table[portion + V_SLOTS]):
                 fill_slot(slots + pair * table[at + U_PAIR_BYTES] + slot * SLOT_BYTES, starts)
             pair += 1
-    return slots
+
+
+@inline
+def add_portion(table: Table, at: int, first_image: int, end_image: int, portion: int, memory: Memory) -> None:
+    """All sums of a portion: some groups' tables after the other, and of each as many steps as 16 bits hold."""
+    constants, arena, _, _, _, panel = memory
+    size, at_once, centre = table[H_SIZE], table[at + U_STEPS], table[at + U_CENTRE]
+    store_code(panel, 2, centre | centre << 8)
+    tables, slots = first_tables(panel), first_slot(table, at, panel)
+    tables_bytes = table[at + U_TABLE_GROUPS] * table[at + U_TABLES_BYTES]
+    weights = constants + table[at + U_WEIGHTS]
+    for group in range(0, table[at + U_GROUP_COUNT], table[at + U_TABLE_GROUPS]):
+        end = min(group + table[at + U_TABLE_GROUPS], table[at + U_GROUP_COUNT])
+        for image in range(first_image, end_image):
+            own = table[image * size : (image + 1) * size]
+            build_tables(own, at, arena, portion, group, end, tables + (image - first_image) * tables_bytes, panel)
+        steps = (end - group) * table[at + U_TAPS]
+        for first in range(0, steps, at_once):
+            images, count = end_image - first_image, min(at_once, steps - first)
+            weights = add_steps(table, at, images, portion, first, count, weights, tables, slots, memory)
+
+
+@inline
+def add_steps(
+    table: Table,
+    at: int,
+    images: int,
+    portion: int,
+    first: int,
+    count: int,
+    weights: int,
+    tables: int,
+    slots: int,
+    memory: Memory,
+) -> int:
+    """What some steps look up of all output channels; returns the address of the next steps' weights."""
+    constants, _, _, _, _, panel = memory
+    indices = panel + CELL_BYTES
+    offsets = constants + table[at + U_OFFSETS] + 8 * first
+    tables_bytes = table[at + U_TABLE_GROUPS] * table[at + U_TABLES_BYTES]
+    to = slots
+    for part in range(table[at + U_PART_COUNT]):
+        pairs = table[table[at + U_PARTS] + part]
+        for index in range(count * pairs):
+            expand_index(weights, indices + INDEX_BYTES * index)
+            weights += 4 * INDEX_BITS
+        for image in range(images):
+            own, slot = tables + image * tables_bytes, to + image * table[portion + V_SLOTS] * SLOT_BYTES
+            add_looked_up(table, at, portion, own, slot, pairs, offsets, count, indices)
+        to += pairs * table[at + U_PAIR_BYTES]
+    return weights
+
+
+@inline
+def finish_portion(table: Table, at: int, first_image: int, end_image: int, portion: int, memory: Memory) -> None:
+    """The tail on all sums of a portion."""
+    constants, arena, counts, slots_of_tail, _, panel = memory
+    size, chunks, width = table[H_SIZE], table[at + U_CHUNKS], table[at + U_WIDTH]
+    tail, operations = table[at + U_TAIL], table[at + U_TAIL_COUNT]
+    slots, tiles = table[portion + V_SLOTS], table[portion + V_TILES]
+    for chunk in range(0, chunks, 2):
+        slot = first_slot(table, at, panel) + chunk // 2 * table[at + U_PAIR_BYTES]
+        for image in range(first_image, end_image):
+            own = table[image * size : (image + 1) * size]
+            for tile in range(tiles, tiles + 2 * slots * TILE_FIELDS, 2 * TILE_FIELDS):
+                run_tail(
+                    own, tail, operations, constants, arena, counts, chunk, chunks, tile, width, slot, slots_of_tail
+                )
+                slot += SLOT_BYTES
 
 
 @inline
 def convolve_tables(table: Table, at: int, first_image: int, end_image: int, memory: Memory) -> None:
     """All sums of some images, and the tail on them, a portion of their pixels after the other."""
-    constants, arena, counts, slots_of_tail, _, _ = memory
-    size, chunks, width = table[H_SIZE], table[at + U_CHUNKS], table[at + U_WIDTH]
-    tail, operations = table[at + U_TAIL], table[at + U_TAIL_COUNT]
     for first in range(first_image, end_image, table[at + U_IMAGES]):
-        last = min(first + table[at + U_IMAGES], end_image)
+        end = min(first + table[at + U_IMAGES], end_image)
         for number in range(table[at + U_PORTION_COUNT]):
-            slots = start_slots(table, at, first, last, number, memory)
-            convolve_tables_of(table, at, first, last, number, memory)
             portion = table[at + U_PORTIONS] + number * V_FIELDS
-            for chunk in range(0, chunks, 2):
-                for image in range(first, last):
-                    own = table[image * size : (image + 1) * size]
-                    slot = slots + chunk // 2 * table[at + U_PAIR_BYTES]
-                    slot += (image - first) * table[portion + V_SLOTS] * SLOT_BYTES
-                    for pair in range(table[portion + V_SLOTS]):
-                        tile = own[portion + V_TILES] + 2 * pair * TILE_FIELDS
-                        at_slot = slot + pair * SLOT_BYTES
-                        run_tail(
-                            own, tail, operations, constants, arena, counts, chunk, chunks, tile, width, at_slot,
-                            slots_of_tail,
-                        )  # fmt: skip
+            start_portion(table, at, end - first, portion, memory)
+            add_portion(table, at, first, end, portion, memory)
+            finish_portion(table, at, first, end, portion, memory)
