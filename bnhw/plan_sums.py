@@ -24,7 +24,7 @@ from bnhw.plan_interpreter import MOST_IMAGES
 from bnhw.plan_order import TailOperation
 from bnhw.plan_records import Records
 from bnhw.plan_storage import Area, Place, panel_of
-from bnhw.plan_tabulated import Tabulation, list_pairs, order_indices, tabulate
+from bnhw.plan_tabulated import Tabulation, highest_element, list_pairs, order_indices, tabulate
 from bnhw.plan_tabulated import list_offsets as list_table_offsets
 from bnhw.plan_winograd import Segment, beyond_bytes, group_of, list_segments, order_filters, portion_of, scratch_bytes
 from bnhw.plan_words import (
@@ -123,20 +123,21 @@ def _write_transformed(records: Records, convolve: Convolve, tail: Tail) -> None
 def _write_tabulated(records: Records, convolve: Convolve, tail: Tail) -> None:
     """Write a convolution by tables, with its tail."""
     source = records.program.tensor[convolve.inputs[0]]
-    place, area = records.layout.place(source.name)
+    place, area = records.code_bytes(source.name)
     form, window, shape = place.form, convolve.window, records.program.tensor[convolve.output].shape
     images = MOST_IMAGES if area is Area.OWN else 1
-    plan = tabulate(form, source.dtype.high - source.dtype.low, window, shape, images)
+    plan = tabulate(form, highest_element(source), window, shape, images)
     pairs = list_pairs(form, source.shape[2])
-    weights = records.program.weights_of(convolve)
     outputs = sum(plan.parts) * PAIR
     more = ((0, outputs - shape[2]), (0, 0), (0, 0), (0, source.shape[2] % 2))
-    dense = np.pad(weights, more, constant_values=-1)
-    starts = (plan.centre - form.fill[0]) * dense.sum(axis=(1, 2, 3), dtype=np.int64)
+    dense = np.pad(records.program.weights_of(convolve), more, constant_values=-1)
+    sums = dense.sum(axis=(1, 2, 3), dtype=np.int64)
+    starts = np.stack([(plan.centre - zero) * sums for zero in reversed(form.fill)])
     record = [0] * fields.U_FIELDS
     record[fields.U_KIND] = fields.TABULATE
-    record[fields.U_FROM] = records.tensor(source.name)
+    record[fields.U_FROM] = records.tensor(records.layout.planes_of(source.name) or source.name)
     record[fields.U_GROUPS : fields.U_GROUP_COUNT + 1] = [records.append(flatten(tuple(pairs))), plan.groups]
+    record[fields.U_PLANES : fields.U_PLANE_BYTES + 1] = [len(form.fill), form.plane_bytes]
     record[fields.U_CENTRE : fields.U_TABLES_BYTES + 1] = [plan.centre, plan.table_groups, plan.tables_bytes]
     record[fields.U_TAPS] = window.kernel[0] * window.kernel[1]
     record[fields.U_OFFSETS] = records.constants.add(list_table_offsets(plan, form, window))

@@ -21,9 +21,9 @@ from bnhw.kernels.fused.fields import (
 )
 from bnhw.ops import Window
 from bnhw.plan_convolution import PAIR, even_tiles
-from bnhw.plan_storage import Form, code_form
+from bnhw.plan_storage import Form, code_form, planes_form
 from bnhw.plan_winograd import Tile, direct_cycles, transformed_cycles_of
-from bnhw.program import Convolve, Program
+from bnhw.program import Convolve, Program, Tensor
 
 GROUP_CHANNELS = 6
 MOST_SUM = (1 << 15) - 1
@@ -39,6 +39,11 @@ BUILD_CYCLES, INDEX_CYCLES, ONE_TAP = 6.0, 3.0, 2.0
 """What building a table takes, and expanding 32 indices; like `LOOK_UP_CYCLES` where one product of vectors takes 1,
 measured on one processor with AVX-512. Where a kernel has one tap, no other brings a table into the first cache, and
 looking up takes so many times as long."""
+
+
+def highest_element(source: Tensor) -> int:
+    """The largest byte of a tensor's codes, or of its planes."""
+    return min(source.dtype.high - source.dtype.low, 255)
 
 
 def centre_of(highest: int) -> int:
@@ -258,14 +263,15 @@ def choose_tabulated(program: Program, transformed: frozenset[str]) -> frozenset
 
 def _is_tabulated(program: Program, convolve: Convolve, is_transformed: bool) -> bool:
     source = program.tensor[convolve.inputs[0]]
-    if convolve.weight_bits != 1 or convolve.groups != 1 or source.dtype.bits > 8 or source.bipolar:
+    if convolve.weight_bits != 1 or convolve.groups != 1 or source.bipolar:
         return False
-    form = code_form(source, convolve.window.pads)
+    pads = convolve.window.pads
+    form = planes_form(source, pads) if source.dtype.bits > 8 else code_form(source, pads)
     rows, columns, outputs = program.tensor[convolve.output].shape
-    other = direct_cycles(rows * columns, form, convolve.window)
+    other = len(form.fill) * direct_cycles(rows * columns, form, convolve.window)
     if is_transformed:
         other = min(other, transformed_cycles_of((rows, columns), form, outputs))
-    return _tabulated_cycles(form, convolve.window, (rows, columns, outputs)) < other
+    return len(form.fill) * _tabulated_cycles(form, convolve.window, (rows, columns, outputs)) < other
 
 
 def _tabulated_cycles(form: Form, window: Window, shape: tuple[int, int, int]) -> float:

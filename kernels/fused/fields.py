@@ -127,6 +127,8 @@ SIGNS_BYTES, TAPS_BYTES = 9 * 8, 9 * 64
     U_FROM,  # T of the source
     U_GROUPS,  # table: (bytes from the source's first pixel, bytes of a pixel) of three pairs of channels of each group
     U_GROUP_COUNT,
+    U_PLANES,  # of bytes, the highest first
+    U_PLANE_BYTES,  # from one to the next
     U_CENTRE,  # taken from every code
     U_TABLE_GROUPS,  # whose tables are built at once
     U_TABLES_BYTES,  # from one group's tables to the next
@@ -137,7 +139,7 @@ SIGNS_BYTES, TAPS_BYTES = 9 * 8, 9 * 64
     U_WEIGHTS,  # constants: six bits of 32 outputs by [table groups][steps][part][step][pair]
     U_PARTS,  # table: how many pairs of chunks look up together
     U_PART_COUNT,
-    U_STARTS,  # constants: int32 [pairs of chunks][32], what sums start from
+    U_STARTS,  # constants: int32 [planes][pairs of chunks][32], what sums start from, or go on with
     U_PAIR_BYTES,  # from slots of one pair of chunks to the next
     U_IMAGES,  # of a group whose tables and sums stay in the second cache
     U_PORTIONS,  # table: `V_FIELDS` of each
@@ -146,8 +148,8 @@ SIGNS_BYTES, TAPS_BYTES = 9 * 8, 9 * 64
     U_TAIL,  # table
     U_TAIL_COUNT,
     U_WIDTH,  # of the result
-) = range(23)
-U_FIELDS = 23
+) = range(25)
+U_FIELDS = 25
 V_PIXEL, V_PIXELS, V_QUADS, V_QUAD_COUNT, V_TILES, V_SLOTS = range(6)
 """A portion of an image: first pixel of the source and pixels whose tables are built, table of quads, how many (an even
 number), table of tiles as of a convolution, and slots, each of two tiles."""

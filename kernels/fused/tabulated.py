@@ -44,6 +44,8 @@ from bnhw.kernels.fused.fields import (
     U_PART_COUNT,
     U_PARTS,
     U_PITCH,
+    U_PLANE_BYTES,
+    U_PLANES,
     U_PORTION_COUNT,
     U_PORTIONS,
     U_STARTS,
@@ -64,7 +66,7 @@ from bnhw.kernels.fused.fields import (
     V_TILES,
 )
 from bnhw.kernels.fused.interpreter import Memory, Table
-from bnhw.kernels.fused.panels import fill_slot
+from bnhw.kernels.fused.panels import fill_slot, shift_sums
 from bnhw.kernels.fused.patches import SHORTS
 from bnhw.kernels.fused.tail import run_tail
 from bnhw.kernels.fused.vectors import I8, I16, I64, LINE, PLAIN, broadcast, call, load_at, store_at, store_code
@@ -277,33 +279,40 @@ def first_slot(table: Table, at: int, panel: int) -> int:
 
 
 @inline
-def start_portion(table: Table, at: int, images: int, portion: int, memory: Memory) -> None:
-    """Fill all slots with what sums start from."""
+def start_plane(table: Table, at: int, images: int, portion: int, plane: int, memory: Memory) -> None:
+    """Fill all slots with what sums start from; sums of the plane before are multiplied by 256."""
     constants, _, _, _, _, panel = memory
-    slots = first_slot(table, at, panel)
-    pair = 0
+    to = first_slot(table, at, panel)
+    pairs = 0
     for part in range(table[at + U_PART_COUNT]):
-        for _ in range(table[table[at + U_PARTS] + part]):
-            starts = constants + table[at + U_STARTS] + 128 * pair
-            for slot in range(images * table[portion + V_SLOTS]):
-                fill_slot(slots + pair * table[at + U_PAIR_BYTES] + slot * SLOT_BYTES, starts)
-            pair += 1
+        pairs += table[table[at + U_PARTS] + part]
+    starts = constants + table[at + U_STARTS] + 128 * pairs * plane
+    for pair in range(pairs):
+        for number in range(images * table[portion + V_SLOTS]):
+            slot = to + pair * table[at + U_PAIR_BYTES] + number * SLOT_BYTES
+            if plane == 0:
+                fill_slot(slot, starts + 128 * pair)
+            else:
+                shift_sums(slot, starts + 128 * pair)
 
 
 @inline
-def add_portion(table: Table, at: int, first_image: int, end_image: int, portion: int, memory: Memory) -> None:
-    """All sums of a portion: some groups' tables after the other, and of each as many steps as 16 bits hold."""
+def add_plane(
+    table: Table, at: int, first_image: int, end_image: int, portion: int, plane: int, memory: Memory
+) -> None:
+    """Sums of one plane: some groups' tables after the other, and of each as many steps as 16 bits hold."""
     constants, arena, _, _, _, panel = memory
     size, at_once, centre = table[H_SIZE], table[at + U_STEPS], table[at + U_CENTRE]
     store_code(panel, 2, centre | centre << 8)
     tables, slots = first_tables(panel), first_slot(table, at, panel)
     tables_bytes = table[at + U_TABLE_GROUPS] * table[at + U_TABLES_BYTES]
     weights = constants + table[at + U_WEIGHTS]
+    codes = arena + (table[at + U_PLANES] - 1 - plane) * table[at + U_PLANE_BYTES]
     for group in range(0, table[at + U_GROUP_COUNT], table[at + U_TABLE_GROUPS]):
         end = min(group + table[at + U_TABLE_GROUPS], table[at + U_GROUP_COUNT])
         for image in range(first_image, end_image):
             own = table[image * size : (image + 1) * size]
-            build_tables(own, at, arena, portion, group, end, tables + (image - first_image) * tables_bytes, panel)
+            build_tables(own, at, codes, portion, group, end, tables + (image - first_image) * tables_bytes, panel)
         steps = (end - group) * table[at + U_TAPS]
         for first in range(0, steps, at_once):
             images, count = end_image - first_image, min(at_once, steps - first)
@@ -366,6 +375,7 @@ def convolve_tables(table: Table, at: int, first_image: int, end_image: int, mem
         end = min(first + table[at + U_IMAGES], end_image)
         for number in range(table[at + U_PORTION_COUNT]):
             portion = table[at + U_PORTIONS] + number * V_FIELDS
-            start_portion(table, at, end - first, portion, memory)
-            add_portion(table, at, first, end, portion, memory)
+            for plane in range(table[at + U_PLANES]):
+                start_plane(table, at, end - first, portion, plane, memory)
+                add_plane(table, at, first, end, portion, plane, memory)
             finish_portion(table, at, first, end, portion, memory)
