@@ -76,8 +76,8 @@ features 290 to 340 against 220 to 245, on baseline x86-64 96 to 104 against 86 
 TABULATED_FEATURES: Mapping[str, frozenset[str]] = {"vnni": frozenset({"sse4a"})}
 """Choices that know `bnhw.kernels.fused.tabulated`, and features of processors on which tables are fast.
 
-Those that have "sse4a" and AVX-512 finish a look-up in two registers with every cycle (AMD Zen 4). Of other processors
-the look-up is known to take two cycles or more.
+AMD's processors, which alone have "sse4a", finish a look-up in two registers of AVX-512 with every cycle (measured on
+Zen 4). Others need two cycles, by published tables of instructions, which transforms are a match for.
 """
 
 TABULATED_PLANES: Mapping[str, int] = {"vnni": 2}
