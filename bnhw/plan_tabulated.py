@@ -28,7 +28,7 @@ from bnhw.program import Convolve, Program, Tensor
 GROUP_CHANNELS = 6
 MOST_SUM = (1 << 15) - 1
 CACHE_BYTES = 480 << 10
-"""Tables and sums of a portion: most of the second cache."""
+"""Tables and sums of a portion; half of the second cache where that was measured."""
 STRIP = 2 * QUAD
 """Columns that are worked through from top to bottom, so that tables of neighbouring rows stay in the first cache."""
 SLOTS_PADDING = 576
