@@ -9,16 +9,14 @@ from turns import Contender
 
 from bnhw.dtypes import Array, IntegerType
 from bnhw.fused import FusedProgram
-from bnhw.kernels.fused import fields
 from bnhw.kernels.packing import pack_bits
 from bnhw.machine import Machine
 from bnhw.ops import Window
 from bnhw.options import RequantiseMode
 from bnhw.plan import make_plan
 from bnhw.plan_interpreter import interpreter_of
+from bnhw.plan_methods import Method
 from bnhw.program import Convolve, Instruction, Program, Provenance, Requantise, SumGlobal, Tensor
-
-METHODS = {fields.CONVOLVE: "multiplied", fields.TRANSFORM: "transformed", fields.TABULATE: "tabulated"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,14 +87,9 @@ def chain(layer: Layer, length: int) -> Program:
     )
 
 
-def method_of(layer: Layer, kernels: str) -> str:
-    """How a program's interpreter does the layer: "counted", "transformed", "tabulated" or "multiplied"."""
-    plan = make_plan(chain(layer, 1), interpreter_of(kernels))
-    starts = plan.table[fields.H_FIELDS :][: plan.table[fields.H_STEPS]]
-    done = [int(at) for at in starts if plan.table[at] in METHODS]
-    last = METHODS[int(plan.table[done[-1]])]
-    is_counted = plan.table[done[-1] + fields.C_BINARY] in {fields.WEIGHT_WORDS, fields.WEIGHT_WORDS_BIPOLAR}
-    return "counted" if last == "multiplied" and is_counted else last
+def method_of(layer: Layer, kernels: str) -> Method:
+    """How a program's interpreter does the layer."""
+    return make_plan(chain(layer, 1), interpreter_of(kernels)).methods["sums1"]
 
 
 def _convolve(source: str, sums: str, weights: str, weight_shape: tuple[int, int, int, int]) -> Convolve:

@@ -48,8 +48,9 @@ class Result:
     """What `run` returns.
 
     logits: int64 (images, classes); real logits are `scale * logits`. saturations: by instruction, how many
-    sums of residual additions were clamped. kernels: by instruction, the kernel that ran it. seconds: wall time
-    of the execution without preparation.
+    sums of residual additions were clamped. kernels: by convolution, the kernel that ran it, such as
+    "multiplexer", or in whole programs "vnni counted" (see `bnhw.plan_methods`). seconds: wall time of the execution
+    without preparation.
     """
 
     logits: Array
@@ -243,7 +244,7 @@ class Machine:
         if self.fused is None:
             return {name: prepared.kernel for name, prepared in self.convolutions.items()}
         self.fused.prepare()
-        return {i.output: self.fused.kernels for i in self.program.instructions if isinstance(i, Convolve)}
+        return {name: f"{self.fused.kernels} {method}" for name, method in self.fused.plan.methods.items()}
 
     @cached_property
     def _largest_bytes(self) -> int:

@@ -13,14 +13,12 @@ from bnhw.kernels.fused import fields
 from bnhw.kernels.fused.fields import BLOCK, LANES, SLACK_BYTES, SLOT_BYTES, SLOTS
 from bnhw.plan_interpreter import MOST_IMAGES, Interpreter
 from bnhw.plan_memory import lay_out
+from bnhw.plan_methods import Method, choose_methods
 from bnhw.plan_order import Step, order_steps
 from bnhw.plan_records import Records
 from bnhw.plan_steps import write_step
 from bnhw.plan_storage import Area, Fill, Place, move_fills, move_place
 from bnhw.plan_sums import GROUP_TILES
-from bnhw.plan_tabulated import choose_tabulated
-from bnhw.plan_winograd import choose_transformed
-from bnhw.plan_words import choose_words
 from bnhw.program import Program
 
 GROUP_BYTES = 3 << 20
@@ -34,9 +32,9 @@ class Plan:
     """What an interpreter runs, see `bnhw.kernels.fused.fields`.
 
     table: int64. constants: uint8, aligned to 64 bytes. arena_bytes, fills: size and first contents of an arena.
-    sums, slots, panel: offsets of scratch memory in it; a convolution keeps its expanded weights in `panel`, or sums,
-    transformed weights and transformed pixels. additions: the names that saturated sums are counted for. places: where
-    stored tensors lie.
+    sums, slots, panel: offsets of scratch memory in it; a convolution keeps in `panel` its expanded weights, or sums,
+    transformed weights and transformed pixels, or indices, tables and sums. additions: the names that saturated sums
+    are counted for. places: where stored tensors lie. methods: of each convolution, by the tensor it writes.
     """
 
     table: Array
@@ -48,26 +46,17 @@ class Plan:
     panel: int
     additions: tuple[str, ...]
     places: Mapping[str, Place]
+    methods: Mapping[str, Method]
 
 
 def make_plan(program: Program, interpreter: Interpreter = ANY, *, store_all: bool = False) -> Plan:
     """Plan a well-formed program for an interpreter. With `store_all`, every tensor keeps a place of its own."""
     steps = order_steps(program, store_all=store_all)
-    transformed = choose_transformed(program) if interpreter.transforms else frozenset()
-    tabulated = choose_tabulated(program, transformed) if interpreter.tabulates else frozenset()
-    limits = dict.fromkeys(transformed, interpreter.transformed_planes)
-    limits |= dict.fromkeys(tabulated, interpreter.tabulated_planes)
-    words = choose_words(program, interpreter.most_planes, interpreter.word_channels, limits)
+    methods, words = choose_methods(program, interpreter)
     layout = lay_out(program, steps, words, interpreter.narrow_pixels, share=not store_all)
     table = [0] * (fields.H_FIELDS + len(steps) * 3 + 2)
     records = Records(
-        program=program,
-        layout=layout,
-        words=words,
-        transformed=transformed,
-        tabulated=tabulated,
-        interpreter=interpreter,
-        table=table,
+        program=program, layout=layout, words=words, methods=methods, interpreter=interpreter, table=table
     )
     own_step = _write_steps(records, steps)
     return _join(records, own_step)
@@ -116,4 +105,5 @@ def _join(records: Records, own_step: int) -> Plan:
         panel=panel,
         additions=tuple(records.additions),
         places=places,
+        methods=records.methods,
     )

@@ -9,6 +9,7 @@ from bnhw.dtypes import Array
 from bnhw.kernels.fused import fields
 from bnhw.plan_interpreter import Interpreter
 from bnhw.plan_memory import Layout, Store
+from bnhw.plan_methods import Method
 from bnhw.plan_order import TailOperation
 from bnhw.plan_storage import Area, Place
 from bnhw.plan_tail import Pass, fuse_passes
@@ -19,8 +20,7 @@ from bnhw.program import Program
 class Records:
     """What has been written so far; used once.
 
-    words, transformed, tabulated: see `bnhw.plan_words.choose_words`, `bnhw.plan_winograd.choose_transformed` and
-    `bnhw.plan_tabulated.choose_tabulated`.
+    words, methods: see `bnhw.plan_methods.choose_methods`.
     step_positions: where each step's record starts. offsets: positions in the table of numbers that count from the
     start of an area. additions: names that saturated sums are counted for. derived: tensors whose planes or words are
     written. panel_bytes, gather_bytes: the largest `panel` of a convolution, see `bnhw.plan.Plan`, and gathered pixels.
@@ -30,8 +30,7 @@ class Records:
     program: Program
     layout: Layout
     words: Mapping[str, int]
-    transformed: frozenset[str]
-    tabulated: frozenset[str]
+    methods: Mapping[str, Method]
     interpreter: Interpreter
     table: list[int]
     step_positions: list[int] = field(default_factory=list)

@@ -49,19 +49,19 @@ Offsets = tuple[tuple[int, int], ...]
 
 def write_convolve(records: Records, convolve: Convolve, tail: Tail) -> None:
     """Write a convolution with its tail, and before it what splits, packs or gathers its codes."""
-    by_channel = records.interpreter.by_channel
-    if convolve.output in records.words:
-        _write_counting(records, convolve, tail)
-    elif convolve.output in records.tabulated:
-        _write_tabulated(records, convolve, tail)
-    elif convolve.output in records.transformed:
-        _write_transformed(records, convolve, tail)
-    elif by_channel and is_depthwise(records.program, convolve):
-        _write_depthwise(records, convolve, tail)
-    elif by_channel and is_few(records.program, convolve):
-        _write_few(records, convolve, tail)
-    else:
-        _write_multiplying(records, convolve, tail)
+    match records.methods[convolve.output]:
+        case "counted":
+            _write_counting(records, convolve, tail)
+        case "tabulated":
+            _write_tabulated(records, convolve, tail)
+        case "transformed":
+            _write_transformed(records, convolve, tail)
+        case "multiplied" if records.interpreter.by_channel and is_depthwise(records.program, convolve):
+            _write_depthwise(records, convolve, tail)
+        case "multiplied" if records.interpreter.by_channel and is_few(records.program, convolve):
+            _write_few(records, convolve, tail)
+        case "multiplied":
+            _write_multiplying(records, convolve, tail)
 
 
 def _write_multiplying(records: Records, convolve: Convolve, tail: Tail) -> None:

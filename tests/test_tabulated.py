@@ -29,6 +29,7 @@ from bnhw import fused, plan_tabulated
 from bnhw.fused import FusedProgram
 from bnhw.kernels import select
 from bnhw.kernels.fused import fields
+from bnhw.machine import Machine
 from bnhw.ops import Window
 from bnhw.plan import make_plan
 from bnhw.plan_interpreter import Interpreter, interpreter_of
@@ -203,6 +204,15 @@ def test_what_takes_less_time_transformed_is_not_tabulated() -> None:
     assert len(transformed) == 1
     assert len(choose_tabulated(program, transformed)) == 0
     assert len(choose_tabulated(program, frozenset())) == 1
+
+
+def test_a_run_says_how_each_convolution_was_done() -> None:
+    for kernels in TABULATING:
+        layer = Layer(size=(8, 8), channels=256, outputs=256)
+        result = Machine(layer.program(), kernels).run(images_for(layer.program(), 1))
+        method = "tabulated" if select.tabulates(kernels) else "transformed"
+        assert list(result.kernels.values()) == [f"{kernels} {method}"]
+    assert list(make_plan(layer.program()).methods.values()) == ["multiplied"]
 
 
 def test_few_planes_are_counted_rather_than_looked_up() -> None:
