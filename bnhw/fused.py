@@ -10,7 +10,7 @@ import numpy as np
 from bnhw.dtypes import Array
 from bnhw.kernels.fused.machine_code import Run, load_interpreter
 from bnhw.kernels.permission import tile_configuration
-from bnhw.kernels.select import FUSED_CHOICES, check_runnable
+from bnhw.kernels.select import FUSED_CHOICES, TABULATED_FEATURES, check_runnable
 from bnhw.plan import Plan, make_plan
 from bnhw.plan_interpreter import interpreter_of
 from bnhw.plan_memory import aligned_bytes
@@ -33,6 +33,7 @@ class FusedProgram:
         self.program = program
         self.kernels = kernels
         self.plan: Plan = make_plan(program, interpreter_of(kernels), store_all=store_all)
+        assert kernels in TABULATED_FEATURES or "tabulated" not in self.plan.methods.values()
         self._run: Run = load_interpreter(MODULES[kernels])
         configuration = tile_configuration()
         self._tiles = aligned_bytes(configuration.size)

@@ -16,7 +16,7 @@ from bnhw.plan_memory import lay_out
 from bnhw.plan_methods import Method, choose_methods
 from bnhw.plan_order import Step, order_steps
 from bnhw.plan_records import Records
-from bnhw.plan_steps import write_step
+from bnhw.plan_steps import count_records, write_step
 from bnhw.plan_storage import Area, Fill, Place, move_fills, move_place
 from bnhw.plan_sums import GROUP_TILES
 from bnhw.program import Program
@@ -54,7 +54,7 @@ def make_plan(program: Program, interpreter: Interpreter = ANY, *, store_all: bo
     steps = order_steps(program, store_all=store_all)
     methods, words = choose_methods(program, interpreter)
     layout = lay_out(program, steps, words, interpreter.narrow_pixels, share=not store_all)
-    table = [0] * (fields.H_FIELDS + len(steps) * 3 + 2)
+    table = [0] * (fields.H_FIELDS + 2 + sum(count_records(step) for step in steps))
     records = Records(
         program=program, layout=layout, words=words, methods=methods, interpreter=interpreter, table=table
     )
@@ -89,6 +89,7 @@ def _join(records: Records, own_step: int) -> Plan:
     starts[Area.OWN] = starts[Area.SHARED_PANEL] + records.gather_bytes[Area.SHARED_PANEL] + slack
     starts[Area.OWN_PANEL] = starts[Area.OWN] + own.size_bytes
     header = [len(records.step_positions), own_step, group, len(records.table)]
+    assert len(header) + len(records.step_positions) <= records.room, "positions fit before the first record"
     records.table[: len(header) + len(records.step_positions)] = [*header, *records.step_positions]
     fills = list(shared.fills)
     for image in range(group):

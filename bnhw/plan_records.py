@@ -20,10 +20,10 @@ from bnhw.program import Program
 class Records:
     """What has been written so far; used once.
 
-    words, methods: see `bnhw.plan_methods.choose_methods`.
-    step_positions: where each step's record starts. offsets: positions in the table of numbers that count from the
-    start of an area. additions: names that saturated sums are counted for. derived: tensors whose planes or words are
-    written. panel_bytes, gather_bytes: the largest `panel` of a convolution, see `bnhw.plan.Plan`, and gathered pixels.
+    words, methods: see `bnhw.plan_methods.choose_methods`. room: numbers before the first record. step_positions: where
+    each step's record starts. offsets: positions in the table of numbers that count from the start of an area.
+    additions: names that saturated sums are counted for. derived: tensors whose planes or words are written.
+    panel_bytes, gather_bytes: the largest `panel` of a convolution, see `bnhw.plan.Plan`, and gathered pixels.
     beyond_bytes: the most that is read behind a tensor.
     """
 
@@ -33,6 +33,7 @@ class Records:
     methods: Mapping[str, Method]
     interpreter: Interpreter
     table: list[int]
+    room: int = field(init=False)
     step_positions: list[int] = field(default_factory=list)
     constants: Store = field(default_factory=Store)
     tensor_records: dict[str, int] = field(default_factory=dict)
@@ -42,6 +43,9 @@ class Records:
     panel_bytes: int = 0
     beyond_bytes: int = 0
     gather_bytes: dict[Area, int] = field(default_factory=lambda: {Area.SHARED_PANEL: 0, Area.OWN_PANEL: 0})
+
+    def __post_init__(self) -> None:
+        self.room = len(self.table)
 
     def append(self, numbers: list[int]) -> int:
         """Add numbers that a record points to; returns their position."""

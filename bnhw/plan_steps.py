@@ -16,8 +16,16 @@ from bnhw.program import (
     PadChannels,
     PoolMaximum,
     PoolSum,
+    Requantise,
     SumGlobal,
+    Threshold,
 )
+
+
+def count_records(step: Step) -> int:
+    """The most records that `write_step` writes: codes split, packed and gathered, itself, and what is cleared."""
+    parts = len(step.main.inputs) + 2 if isinstance(step.main, Join | PadChannels) else 4
+    return parts + len(step.writes)
 
 
 def write_step(records: Records, step: Step) -> None:
@@ -42,6 +50,26 @@ def write_step(records: Records, step: Step) -> None:
             records.write([fields.PRODUCT, *(records.tensor(name) for name in names), *zeros])
         case other:
             raise AssertionError(f"no step for {other.kind}")
+    clear_fillers(records, step)
+
+
+CLEAN = (Requantise, Threshold, LookUp)
+"""Instructions that give channels which fill a chunk up the zero point, or leave them alone."""
+
+
+def clear_fillers(records: Records, step: Step) -> None:
+    """Give channels that fill a chunk up the zero point again where a step has written anything else there.
+
+    Weights of one bit cannot leave them out, and sums start from what the zero point adds. Bipolar codes have other
+    ways: a bit that is not set, or weights of 0.
+    """
+    producers = {instruction.output: instruction for instruction in records.program.instructions}
+    for name in step.writes:
+        form, channels = records.layout.forms[name], records.program.tensor[name].shape[2]
+        if form.size > 1 or form.shift or not channels % LANES or isinstance(producers[name], CLEAN):
+            continue
+        code = records.program.tensor[name].zero_point
+        records.write([fields.COPY, -1, records.tensor(name), channels, -channels % LANES, code])
 
 
 def _write_pool(records: Records, pool: PoolSum | PoolMaximum | SumGlobal) -> None:

@@ -1,4 +1,4 @@
-"""The records of a plan's convolutions: multiplied, of one channel each, or counted bit by bit."""
+"""The records of a plan's convolutions, by the ways of `bnhw.plan_methods` and how many channels are multiplied."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ from bnhw.plan_interpreter import MOST_IMAGES
 from bnhw.plan_order import TailOperation
 from bnhw.plan_records import Records
 from bnhw.plan_storage import Area, Place, panel_of
-from bnhw.plan_tabulated import Tabulation, highest_element, list_pairs, order_indices, tabulate
+from bnhw.plan_tabulated import Tabulation, highest_element, list_channel_pairs, order_indices, tabulate
 from bnhw.plan_tabulated import list_offsets as list_table_offsets
 from bnhw.plan_winograd import Segment, beyond_bytes, group_of, list_segments, order_filters, portion_of, scratch_bytes
 from bnhw.plan_words import (
@@ -127,7 +127,7 @@ def _write_tabulated(records: Records, convolve: Convolve, tail: Tail) -> None:
     form, window, shape = place.form, convolve.window, records.program.tensor[convolve.output].shape
     images = MOST_IMAGES if area is Area.OWN else 1
     plan = tabulate(form, highest_element(source), window, shape, images)
-    pairs = list_pairs(form, source.shape[2])
+    pairs = list_channel_pairs(form, source.shape[2])
     outputs = sum(plan.parts) * PAIR
     more = ((0, outputs - shape[2]), (0, 0), (0, 0), (0, source.shape[2] % 2))
     dense = np.pad(records.program.weights_of(convolve), more, constant_values=-1)

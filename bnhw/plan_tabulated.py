@@ -34,7 +34,7 @@ STRIP = 2 * QUAD
 SLOTS_PADDING = 576
 """Bytes between the slots of two pairs of chunks, so that they fall into different sets."""
 LOOK_UP_CYCLES = {2: 1.85, 3: 1.4, 4: 1.35, 5: 1.35}
-"""What looking sums of 32 outputs up takes, all that follows included, by how many look up together."""
+"""What looking sums of 32 outputs up takes, all that follows included, by how many pairs of chunks do together."""
 BUILD_CYCLES, INDEX_CYCLES, ONE_TAP = 6.0, 3.0, 2.0
 """What building a table takes, and expanding 32 indices; like `LOOK_UP_CYCLES` where one product of vectors takes 1,
 measured on one processor with AVX-512. Where a kernel has one tap, no other brings a table into the first cache, and
@@ -79,7 +79,7 @@ def parts_of(outputs: int) -> tuple[int, ...]:
     return (*(4,) * fours, rest)
 
 
-def list_pairs(form: Form, channels: int) -> list[tuple[int, int]]:
+def list_channel_pairs(form: Form, channels: int) -> list[tuple[int, int]]:
     """(byte offset, bytes of a pixel) of every two channels, and (0, 0) until there are whole groups."""
     pairs = []
     for first in range(0, channels, 2):
@@ -165,7 +165,10 @@ def _slot_of(row: int, column: int, columns: int, per_tile: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tabulation:
-    """How a convolution is done by tables: see the fields of `TABULATE` in `bnhw.kernels.fused.fields`."""
+    """How a convolution is done by tables: see the fields of `TABULATE` in `bnhw.kernels.fused.fields`.
+
+    beyond_bytes: what the last quad of a row reads behind the last pixel's tables, for pixels that do not count.
+    """
 
     centre: int
     steps: int
@@ -195,7 +198,7 @@ def tabulate(form: Form, highest: int, window: Window, shape: tuple[int, int, in
     steps, groups, parts = steps_of(highest), group_count(form.shape[2]), parts_of(outputs)
     table_groups = table_groups_of(groups, taps, steps)
     unit = _rows_of_tile(columns)
-    at_once = rows_of_portion((rows, columns), rows)
+    at_once = rows_of_portion((rows, columns), rows + unit - 1)
     while True:
         tables_bytes = (_count_pixels(form, window, columns, min(at_once, rows)) | 1) * TABLE_BYTES
         slots = -(-(at_once // unit * -(-columns // LANES)) // 2)

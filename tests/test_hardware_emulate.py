@@ -100,6 +100,9 @@ def test_thresholds_beyond_the_accumulators_are_met_always_or_never(levels: tupl
     assert_emulation_equals_machine(engine, np.arange(256, dtype=np.uint8).reshape(16, 16, 1))
 
 
+LARGE = {"memories": {"thresholds": {"words": 2048}}}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("requantise", "name", "options"),
@@ -107,7 +110,7 @@ def test_thresholds_beyond_the_accumulators_are_met_always_or_never(levels: tupl
         ("csd:4", "engine-16x64", {}),
         ("csd:4", "engine-16x64", {"datapath": "and", "act_bits": 4}),
         ("csd:4", "engine-64x1024", {"post": "csd", "csd_digits": 4}),
-        ("threshold", "engine-16x64-mul8", {"pe": 4, "simd": 12, "lookups": 2}),
+        ("threshold", "engine-16x64-mul8", {"pe": 4, "simd": 12, "lookups": 2, **LARGE}),
     ],
 )
 def test_the_shipped_network_gives_its_integers_in_the_cycles_that_are_counted(

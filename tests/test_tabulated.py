@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from program_builder import Builder
 from test_fused import CHOICES, assert_equal_to_reference
 from test_fused_layers import (
     BIPOLAR,
@@ -31,14 +32,14 @@ from bnhw.kernels import select
 from bnhw.kernels.fused import fields
 from bnhw.machine import Machine
 from bnhw.ops import Window
-from bnhw.plan import make_plan
+from bnhw.plan import Plan, make_plan
 from bnhw.plan_interpreter import Interpreter, interpreter_of
 from bnhw.plan_storage import Form, code_form
 from bnhw.plan_tabulated import (
     Portion,
     Tabulation,
     choose_tabulated,
-    list_pairs,
+    list_channel_pairs,
     list_runs,
     order_indices,
     parts_of,
@@ -61,7 +62,7 @@ def always_tabulated() -> Iterator[None]:
     """Whatever can be tabulated is, and bits are not counted."""
 
     def interpreter(kernels: str) -> Interpreter:
-        return replace(interpreter_of(kernels), most_planes=0, tabulates=True)
+        return replace(interpreter_of(kernels), most_planes=0, tabulates=kernels in TABULATING)
 
     with (
         patch.object(plan_tabulated, "_tabulated_cycles", lambda *_: 0.0),
@@ -154,18 +155,18 @@ def test_sums_of_one_step_more_would_be_wrong(kernels: str) -> None:
         assert_equal_to_reference(program, images_for(program, 1), kernels)
 
 
-def test_one_wrong_weight_is_found() -> None:
+@pytest.mark.parametrize("kernels", TABULATING)
+def test_one_wrong_weight_is_found(kernels: str) -> None:
     signs = np.random.default_rng(0).integers(0, 2, (96, 3, 3, 64)).astype(bool)
     other = signs.copy()
     other[77, 1, 2, 40] ^= True
     programs = [extreme_program(64, 7, of_one) for of_one in (signs, other)]
     images = images_for(programs[0], 1)
-    for kernels in TABULATING:
-        with always_tabulated():
-            values = [FusedProgram(program, kernels, store_all=True).tensor_values(images)[0] for program in programs]
-        sums = programs[0].instructions[1].output
-        differs = (values[0][sums] != values[1][sums]).any(axis=(0, 1, 2))
-        assert list(np.flatnonzero(differs)) == [77]
+    with always_tabulated():
+        values = [FusedProgram(program, kernels, store_all=True).tensor_values(images)[0] for program in programs]
+    sums = programs[0].instructions[1].output
+    differs = (values[0][sums] != values[1][sums]).any(axis=(0, 1, 2))
+    assert list(np.flatnonzero(differs)) == [77]
 
 
 @pytest.mark.parametrize("kernels", TABULATING)
@@ -178,6 +179,45 @@ def test_residual_networks_are_those_of_the_reference(
     images = images_for(program, 11)
     with always_tabulated(), patch.object(plan_tabulated, "CACHE_BYTES", cache_bytes):
         assert_equal_to_reference(program, images, kernels)
+
+
+@pytest.mark.parametrize("kernels", TABULATING)
+def test_convolutions_of_all_sizes_share_their_scratch_memory(kernels: str) -> None:
+    builder = Builder(random=np.random.default_rng(5), shape=(12, 18, 3))
+    codes = builder.look_up(builder.tensors["image"], BYTE, per_channel=True)
+    for outputs, kernel, codes_after in ((300, 5, SIGNED), (40, 3, TWELVE), (16, 3, BYTE), (70, 1, TWO)):
+        window = Window(kernel=(kernel, kernel), pads=(kernel // 2,) * 4)
+        sums = builder.convolve(codes, window, groups=1, out_channels=outputs, bits=1)
+        codes = builder.requantise(sums, codes_after, multiplier_bits=12)
+    program = builder.program(builder.sum_global(codes))
+    with always_tabulated():
+        assert_equal_to_reference(program, images_for(program, 3), kernels)
+        plan = make_plan(program, replace(interpreter_of(kernels), most_planes=0, tabulates=True))
+    assert list(plan.methods.values()) == ["tabulated"] * 4
+    panel = min(at for at in (plan.arena_bytes, *(p.offset for p in plan.places.values())) if at > plan.panel)
+    for at in steps_of_plan(plan, fields.TABULATE):
+        tables = int(plan.table[at + fields.U_IMAGES : at + fields.U_IMAGES + 1].sum())
+        tables *= int(plan.table[at + fields.U_TABLE_GROUPS] * plan.table[at + fields.U_TABLES_BYTES])
+        parts = plan.table[plan.table[at + fields.U_PARTS] :][: plan.table[at + fields.U_PART_COUNT]]
+        sums_bytes = int(parts.sum() * plan.table[at + fields.U_PAIR_BYTES])
+        used = fields.CELL_BYTES + fields.INDICES_BYTES + tables + sums_bytes
+        assert plan.panel + used <= panel - fields.SLACK_BYTES, "scratch memory, without what tiles may read behind it"
+
+
+def steps_of_plan(plan: Plan, kind: int) -> list[int]:
+    """The positions of a plan's steps of one kind."""
+    starts = plan.table[fields.H_FIELDS :][: plan.table[fields.H_STEPS]]
+    return [int(at) for at in starts if plan.table[at] == kind]
+
+
+@pytest.mark.parametrize("kernels", TABULATING)
+@pytest.mark.parametrize("codes", [BYTE, SIGNED, TWELVE], ids=lambda codes: str(codes.dtype))
+@pytest.mark.parametrize("end", ["low", "high"])
+def test_zero_points_may_lie_at_either_end(end: str, codes: Tensor, kernels: str) -> None:
+    moved = replace(codes, zero_point=getattr(codes.dtype, end))
+    program = Layer(size=(9, 20), channels=35, outputs=70, stride=(5, 4), pads=(2, 2, 2, 2), codes=moved).program()
+    with always_tabulated():
+        assert_equal_to_reference(program, images_for(program, 2), kernels)
 
 
 def test_layers_are_tabulated_where_that_is_possible_and_faster() -> None:
@@ -206,12 +246,12 @@ def test_what_takes_less_time_transformed_is_not_tabulated() -> None:
     assert len(choose_tabulated(program, frozenset())) == 1
 
 
-def test_a_run_says_how_each_convolution_was_done() -> None:
-    for kernels in TABULATING:
-        layer = Layer(size=(8, 8), channels=256, outputs=256)
-        result = Machine(layer.program(), kernels).run(images_for(layer.program(), 1))
-        method = "tabulated" if select.tabulates(kernels) else "transformed"
-        assert list(result.kernels.values()) == [f"{kernels} {method}"]
+@pytest.mark.parametrize("kernels", TABULATING)
+def test_a_run_says_how_each_convolution_was_done(kernels: str) -> None:
+    layer = Layer(size=(8, 8), channels=256, outputs=256)
+    result = Machine(layer.program(), kernels).run(images_for(layer.program(), 1))
+    method = "tabulated" if select.tabulates(kernels) else "transformed"
+    assert list(result.kernels.values()) == [f"{kernels} {method}"]
     assert list(make_plan(layer.program()).methods.values()) == ["multiplied"]
 
 
@@ -245,7 +285,9 @@ def test_indices_hold_every_weight_once() -> None:
     window = Window(kernel=(3, 2), stride=(1, 1), pads=(0, 0, 0, 0))
     plan = tabulate(form, 255, window, (7, 8, 70), 1)
     assert (plan.groups, plan.parts) == (2, (3,))
-    bits = np.unpackbits(order_indices(plan, weights)[:-8], bitorder="little").reshape(-1, 3, 32, 6)
+    indices = order_indices(plan, weights)
+    assert not indices[-8:].any(), "what the last one reads beyond"
+    bits = np.unpackbits(indices[:-8], bitorder="little").reshape(-1, 3, 32, 6)
     steps = [step for first, end in list_runs(plan, 6) for step in range(first, end)]
     assert sorted(steps) == list(range(12))
     for position, step in enumerate(steps):
@@ -335,7 +377,7 @@ def check_memory(plan: Tabulation, portion: Portion, form: Form, window: Window)
 def test_pairs_of_channels_are_those_of_the_form(channels: int) -> None:
     form = code_form(replace(BYTE, shape=(5, 7, channels)), (1, 1, 1, 1))
     places = np.arange(form.size_bytes)
-    pairs = list_pairs(form, channels)
+    pairs = list_channel_pairs(form, channels)
     assert len(pairs) % 3 == 0
     for number, (offset, pitch) in enumerate(pairs):
         block, channel = divmod(2 * number, 64)

@@ -136,7 +136,7 @@ SIGNS_BYTES, TAPS_BYTES = 9 * 8, 9 * 64
     U_OFFSETS,  # constants: int64 of each step, bytes from a pixel's table of the first group to that of the step
     U_STEPS,  # whose sums stay in 16 bits
     U_PITCH,  # bytes between the tables of neighbouring pixels of the result
-    U_WEIGHTS,  # constants: six bits of 32 outputs by [table groups][steps][part][step][pair]
+    U_WEIGHTS,  # constants: six bits of 32 outputs by [run of table groups][run of steps][part][step][pair of chunks]
     U_PARTS,  # table: how many pairs of chunks look up together
     U_PART_COUNT,
     U_STARTS,  # constants: int32 [planes][pairs of chunks][32], what sums start from, or go on with
@@ -150,6 +150,8 @@ SIGNS_BYTES, TAPS_BYTES = 9 * 8, 9 * 64
     U_WIDTH,  # of the result
 ) = range(25)
 U_FIELDS = 25
+GROUP_FIELDS = 6
+"""Of three pairs of channels; those that do not exist have pixels of 0 bytes."""
 V_PIXEL, V_PIXELS, V_QUADS, V_QUAD_COUNT, V_TILES, V_SLOTS = range(6)
 """A portion of an image: first pixel of the source and pixels whose tables are built, table of quads, how many (an even
 number), table of tiles as of a convolution, and slots, each of two tiles."""

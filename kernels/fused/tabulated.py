@@ -9,6 +9,8 @@ and six weights of one bit are the index of theirs. A table fills two registers 
 a kernel and every output channel looks up in the same tables, so that they are built once for many sums. This is the
 "method of four Russians" (Arlazarov, Dinic, Kronrod and Faradzev, 1970) with registers for memory.
 
+Below, a pair of channels is two of the six, a pair of chunks 32 output channels.
+
 Looked-up sums are added in 16 bits as often as cannot overflow (`plan_tabulated.steps_of`), and then to sums of 32.
 """
 
@@ -21,6 +23,7 @@ from numba.core.cgutils import alloca_once_value, for_range
 
 from bnhw.kernels.fused.fields import (
     CELL_BYTES,
+    GROUP_FIELDS,
     H_SIZE,
     INDEX_BYTES,
     INDICES_BYTES,
@@ -90,7 +93,7 @@ def _weigh_pair(builder: Any, address: Any, first: list[int], second: list[int])
 
 @intrinsic
 def build_table(typing: Any, target: Any, first: Any, second: Any, third: Any, centre: Any) -> Generator:
-    """All sums of three pairs of codes of one byte, each less the centre; the last is subtracted in the first half."""
+    """All sums of six codes, each less the centre: the sixth is subtracted in the first register, added in the second."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         target, first, second, third, centre = values
@@ -233,7 +236,7 @@ def build_tables(table: Table, at: int, arena: int, portion: int, first: int, en
     base = arena + table[table[at + U_FROM] + T_BASE]
     centre = table[at + U_CENTRE]
     for number in range(first, end):
-        group = table[at + U_GROUPS] + 6 * number
+        group = table[at + U_GROUPS] + GROUP_FIELDS * number
         p, q, r = table[group + 1], table[group + 3], table[group + 5]
         a = base + table[group] + start * p
         b = base + table[group + 2] + start * q if q else cell
@@ -245,19 +248,19 @@ def build_tables(table: Table, at: int, arena: int, portion: int, first: int, en
 
 @inline
 def add_looked_up(
-    table: Table, at: int, portion: int, tables: int, slots: int, size: int, offsets: int, steps: int, indices: int
+    table: Table, at: int, portion: int, tables: int, slots: int, pairs: int, offsets: int, steps: int, indices: int
 ) -> None:
     """What some steps look up for all pixels of a portion and some pairs of chunks."""
     quads, count = table[portion + V_QUADS], table[portion + V_QUAD_COUNT]
     pitch, pair = table[at + U_PITCH], table[at + U_PAIR_BYTES]
-    for number in range(0, count, 2 if size == 2 else 1):
+    for number in range(0, count, 2 if pairs == 2 else 1):
         quad = quads + number * Q_FIELDS
         first, slot = tables + table[quad + Q_PIXEL] * TABLE_BYTES, slots + table[quad + Q_SLOT]
-        if size == 5:
+        if pairs == 5:
             add_five_pairs(first, first, slot, slot, pitch, offsets, steps, indices, pair)
-        elif size == 4:
+        elif pairs == 4:
             add_four_pairs(first, first, slot, slot, pitch, offsets, steps, indices, pair)
-        elif size == 3:
+        elif pairs == 3:
             add_three_pairs(first, first, slot, slot, pitch, offsets, steps, indices, pair)
         else:
             quad += Q_FIELDS
