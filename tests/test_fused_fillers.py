@@ -116,7 +116,7 @@ def test_without_clearing_it_would_be_wrong(kernels: str) -> None:
 
 def test_many_joined_tensors_have_room_for_the_positions_of_their_steps() -> None:
     builder = Builder(random=np.random.default_rng(0), shape=(4, 4, 2))
-    codes = [builder.look_up(builder.tensors["image"], THREE, per_channel=True) for _ in range(30)]
+    codes = [builder.look_up(builder.tensors["image"], THREE, per_channel=True)] * 30
     instruction = Join(inputs=tuple(code.name for code in codes), output=builder.name())
     both = builder.same_coding(instruction, tuple(codes), (4, 4, 2 * len(codes)))
     program = builder.program(builder.sum_global(both))

@@ -93,7 +93,7 @@ def _weigh_pair(builder: Any, address: Any, first: list[int], second: list[int])
 
 @intrinsic
 def build_table(typing: Any, target: Any, first: Any, second: Any, third: Any, centre: Any) -> Generator:
-    """All sums of six codes, each less the centre: the sixth is subtracted in the first register, added in the second."""
+    """All sums of six codes, each less the centre: the sixth is subtracted in one register, added in the other."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         target, first, second, third, centre = values
