@@ -15,6 +15,8 @@ def read_file(path: Path, *, missing: str, max_bytes: int) -> bytes:
     Raises BadInput when there is none (`missing` says what to do), it has more than `max_bytes`, or cannot be read.
     """
     try:
+        if path.is_dir():
+            raise BadInput(f"{path}: is a folder; a file is expected")
         if not path.is_file():
             raise BadInput(f"{path}: no such file; {missing}")
         size = path.stat().st_size

@@ -1,9 +1,10 @@
 """What a user may choose when a model is compiled."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from enum import Enum
+from operator import index
 from typing import Any, Self
 
 from bnhw.errors import BadInput
@@ -130,7 +131,8 @@ class CompileOptions:
     input_mean, input_std: the model reads (pixel - mean) / std instead of raw pixels 0..255; one number, or
         one a colour. A model trained on pixels divided by 255 has mean 0 and std 255.
 
-    Raises BadInput when a number is out of its range.
+    Numbers and sequences of any kind, such as NumPy's, become plain ones. Raises BadInput when a value is of another
+    kind, or a number out of its range.
     """
 
     act_bits: int | tuple[int, ...] | str = 8
@@ -144,6 +146,8 @@ class CompileOptions:
     input_std: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
+        for option in fields(self):
+            object.__setattr__(self, option.name, _plain(option.name, getattr(self, option.name)))
         ranges = {"weight_bits": (2, 8), "input_bits": (2, 12), "residual_bits": (8, 24)}
         for name, (low, high) in ranges.items():
             found = getattr(self, name)
@@ -192,6 +196,48 @@ class CompileOptions:
     def act_signal_to_noise_db(self) -> float | None:
         """What `act_bits` of `auto:DB` asks for; None where widths are given."""
         return _decibels("act_bits", self.act_bits) if isinstance(self.act_bits, str) else None
+
+
+def _plain(name: str, value: Any) -> Any:
+    """An option as plain numbers, tuples and texts. Raises BadInput for a value of another kind."""
+    kinds: dict[str, tuple[str, Callable[[Any], Any]]] = {
+        "act_bits": ("an integer, integers, or 'auto:DB'", _plain_widths),
+        "requantise": ("a text", _plain_text),
+        "ranges": ("a text", _plain_text),
+        "multipliers": ("True or False", _plain_boolean),
+        "input_mean": ("a number, or one a colour,", _plain_numbers),
+        "input_std": ("a number, or one a colour,", _plain_numbers),
+    }
+    expected, read = kinds.get(name, ("an integer", index))
+    try:
+        return read(value.tolist() if hasattr(value, "tolist") else value)  # NumPy's and PyTorch's
+    except (TypeError, ValueError):
+        raise BadInput(f"{name} is {value!r}; {expected} is expected") from None
+
+
+def _plain_widths(value: Any) -> int | tuple[int, ...] | str:
+    if isinstance(value, str):
+        return value
+    listed = tuple(map(index, value)) if isinstance(value, Iterable) else (index(value),)
+    return listed[0] if len(listed) == 1 else listed
+
+
+def _plain_numbers(value: Any) -> tuple[float, ...]:
+    if isinstance(value, str):
+        raise TypeError
+    return tuple(map(float, value)) if isinstance(value, Iterable) else (float(value),)
+
+
+def _plain_text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return str(value)
+
+
+def _plain_boolean(value: Any) -> bool:
+    if value not in (False, True):
+        raise TypeError
+    return bool(value)
 
 
 def parse_act_bits(text: str) -> int | tuple[int, ...] | str:

@@ -88,6 +88,34 @@ def test_a_bug_of_ours_is_exit_code_1_with_a_traceback(files: Path) -> None:
     assert "ZeroDivisionError" in done.err
 
 
+READERS = (("info", "digits.bnhw"), ("info", "digits.bnhw", "--json"), ("run", "digits.bnhw", *IMAGES))
+
+
+@pytest.mark.parametrize("arguments", READERS)
+def test_a_reader_that_goes_away_is_no_error(files: Path, arguments: tuple[str, ...]) -> None:
+    closed = "import os\nr, w = os.pipe()\nos.close(r)\nos.dup2(w, 1)"
+    done = in_new_process(*arguments, before=closed)
+    assert (done.code, done.err) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("arguments", READERS)
+def test_output_without_room_is_exit_code_2(files: Path, arguments: tuple[str, ...]) -> None:
+    full = "import os\nos.dup2(os.open('/dev/full', os.O_WRONLY), 1)"
+    done = in_new_process(*arguments, before=full)
+    assert done.code == 2
+    assert done.err.startswith("error: the output cannot be written (No space left on device)")
+    assert done.err.count("\n") == 1
+
+
+def test_names_that_the_output_cannot_encode_are_escaped(files: Path) -> None:
+    Path("näm.bnhw").write_bytes(Path("digits.bnhw").read_bytes())
+    ascii_only = "sys.stdout.reconfigure(encoding='ascii')"
+    done = in_new_process("run", "näm.bnhw", *IMAGES, before=ascii_only)
+    assert (done.code, done.err) == (0, "")
+    assert r"n\xe4m.bnhw" in done.out
+
+
 def test_exit_codes_are_those_of_the_exceptions() -> None:
     from bnhw import errors
 

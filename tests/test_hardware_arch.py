@@ -9,9 +9,9 @@ import pytest
 import bnhw.hardware
 from bnhw.count import Action, ActionKind
 from bnhw.errors import BadInput
-from bnhw.hardware.arch import Dataflow, Datapath, Post, instances
+from bnhw.hardware.arch import Dataflow, Datapath, Dram, Post, instances
 from bnhw.hardware.arch_file import load_arch, parse_arch, shipped_archs
-from bnhw.hardware.arch_rules import PARAMETERS
+from bnhw.hardware.arch_rules import ON_CHIP, PARAMETERS
 from bnhw.hardware.trace import MemoryKind
 
 FOLDER = Path(bnhw.hardware.__file__).parent / "archs"
@@ -123,7 +123,7 @@ def test_file_that_is_no_text_or_too_long_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="cannot be read as text"):
         load_arch(tmp_path / "a.toml")
     (tmp_path / "b.toml").write_bytes(b"#" * ((1 << 20) + 1))
-    with pytest.raises(BadInput, match="larger than"):
+    with pytest.raises(BadInput, match="1048577 bytes, at most 1048576 are read"):
         load_arch(tmp_path / "b.toml")
 
 
@@ -142,6 +142,36 @@ def test_option_of_a_memory_leaves_the_others() -> None:
     assert (arch.memories[MemoryKind.WEIGHTS].words, arch.memories[MemoryKind.RESIDUALS].words) == (5, 16384)
 
 
+def test_an_option_changes_only_what_it_names() -> None:
+    residuals = {"words": 20, "banks": 4, "read_ports": 2}
+    arch = load_arch("engine-16x64").with_options(memories={"residuals": residuals})
+    assert arch.with_options(memories={"residuals": {"words": 20}}) == arch
+    fewer = arch.with_options(memories={"residuals": {"banks": 2}}).memories[MemoryKind.RESIDUALS]
+    assert (fewer.words, fewer.banks, fewer.read_ports) == (20, 2, 2)
+    wider = load_arch("engine-16x64:dram.bits_per_cycle=128").dram
+    assert wider == Dram(bits_per_cycle=128, overlap=True)
+    waiting = load_arch("engine-16x64:dram.overlap=false,memories.weights.words=7")
+    assert waiting.dram == Dram(bits_per_cycle=64, overlap=False)
+    assert waiting.memories[MemoryKind.WEIGHTS].words == 7
+    assert arch.with_options(dram=None).dram is None
+
+
+def test_names_longer_than_a_file_may_have_are_names() -> None:
+    text = (
+        "engine-16x64:" + ",".join(f"{name}.words={1000 + n}" for n, name in enumerate(ON_CHIP)) + ",pe=16" + " " * 99
+    )
+    assert len(text) > 255
+    assert load_arch(text).memories[MemoryKind.WEIGHTS].words == 1000 + ON_CHIP.index("weights")
+    with pytest.raises(BadInput, match=r"cannot be read|no such file"):
+        load_arch("x" * 300)
+
+
+def test_every_bank_has_a_word() -> None:
+    with pytest.raises(BadInput, match=r"memories\.weights\.banks is 6, words 5; every bank has a word or more"):
+        load_arch("engine-16x64:weights.words=5,weights.banks=6")
+    load_arch("engine-16x64:weights.words=5,weights.banks=5")
+
+
 def test_an_engine_with_other_parameters_is_written_behind_a_colon(tmp_path: Path) -> None:
     text = "engine-16x64:post=multiply, clock_mhz=250.5,weights.words=32768,weights.banks=2"
     changed = {"post": "multiply", "clock_mhz": 250.5, "memories": {"weights": {"words": 32768, "banks": 2}}}
@@ -157,6 +187,13 @@ def test_an_engine_with_other_parameters_is_written_behind_a_colon(tmp_path: Pat
     [
         ("pe=16,simd", "'simd' is no parameter; PARAMETER=VALUE is expected between commas"),
         ("pee=16", "pee is no parameter; did you mean 'pe'"),
+        ("pe=8,pe=16", "pe is given twice; give it once"),
+        ("name=foo", "name is no parameter; known are"),
+        ("self=1", "self is no parameter"),
+        ("memories=5", "memories is no parameter"),
+        ("dram=5", "dram is no parameter"),
+        ("dram.overlap=maybe", "dram.overlap is 'maybe'; true or false is allowed"),
+        ("weights.words=99999999", "an integer of 1 to 16777216 is allowed"),
         ("post=cds", "did you mean 'csd'"),
         ("weight.words=5", "weight"),
     ],

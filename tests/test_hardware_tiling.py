@@ -1,5 +1,7 @@
 """Tiles and DRAM traffic where a program does not fit on chip."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hardware_strategies import archs_for
@@ -192,10 +194,13 @@ def test_transfers_wait_or_hide() -> None:
         loaded={MemoryKind.WEIGHTS: 17, MemoryKind.ACTIVATIONS: 40, MemoryKind.RESIDUALS: 8},
         stored={MemoryKind.ACTIVATIONS: 9},
     )
-    waiting = transfer_cycles(Dram(bits_per_cycle=8, overlap=False), [part] * 3, [work] * 3, slack=9)
+    arch = load_arch("engine-16x64")
+    waiting = transfer_cycles(
+        replace(arch, dram=Dram(bits_per_cycle=8, overlap=False)), [part] * 3, [work] * 3, slack=9
+    )
     assert waiting == (Cycles(weight_load=3 * 3, activation_load=3 * 6, writeback=3 * 2), 0)
     # beside the first tile 9 cycles, beside the second 11, beside the third 2; in front 9, behind 2
-    dram = Dram(bits_per_cycle=8, overlap=True)
+    dram = replace(arch, dram=Dram(bits_per_cycle=8, overlap=True))
     hidden = transfer_cycles(dram, [part] * 3, [work] * 3, slack=0)
     assert hidden == (Cycles(weight_load=3 + 1, activation_load=6, writeback=2), 10 - 2)
     after_another = transfer_cycles(dram, [part] * 3, [work] * 3, slack=2)
@@ -203,7 +208,44 @@ def test_transfers_wait_or_hide() -> None:
     assert transfer_cycles(dram, [part], [work], slack=99) == (Cycles(activation_load=6, writeback=2), 10)
     maps = Transfer(loaded={MemoryKind.ACTIVATIONS: 40}, stored={})
     assert transfer_cycles(dram, [maps] * 2, [work] * 2, slack=7) == (Cycles(activation_load=5), 7 + 5 + 10)
-    assert transfer_cycles(None, [part] * 3, [work] * 3, slack=9) == (Cycles(), 0)
+    assert transfer_cycles(replace(arch, dram=None), [part] * 3, [work] * 3, slack=9) == (Cycles(), 0)
+
+
+def test_transfers_wait_for_the_ports_on_chip() -> None:
+    """A word of weights has 1024 bits, of activations 128 and of four banks 512, of residuals 256."""
+    arch = load_arch("engine-16x64")
+    fast = replace(arch, dram=Dram(bits_per_cycle=65536, overlap=False))
+    part = Transfer(
+        loaded={MemoryKind.WEIGHTS: 3 * 1024, MemoryKind.ACTIVATIONS: 5 * 128, MemoryKind.RESIDUALS: 4 * 256},
+        stored={MemoryKind.ACTIVATIONS: 6 * 512, MemoryKind.RESIDUALS: 2 * 256},
+    )
+    none = Activity(cycles=Cycles(), reads_bits={}, writes_bits={}, array_cycles=0)
+    assert transfer_cycles(fast, [part], [none], slack=0) == (Cycles(weight_load=3, activation_load=5, writeback=6), 0)
+    beside = replace(arch, dram=Dram(bits_per_cycle=65536, overlap=True))
+    reading = replace(none, cycles=Cycles(compute=10), reads_bits={MemoryKind.ACTIVATIONS: 9 * 512})
+    maps = replace(part, loaded={MemoryKind.ACTIVATIONS: 5 * 128}, stored={MemoryKind.ACTIVATIONS: 3 * 512})
+    # in front 5; the first tile hides the second's 5; the second reads for 9 of 10 cycles and stores for 3; behind 3
+    found, _ = transfer_cycles(beside, [maps] * 2, [reading] * 2, slack=0)
+    assert found == Cycles(activation_load=5, writeback=2 + 3)
+
+
+@random_programs
+@given(st.data())
+def test_no_port_passes_more_bits_than_it_can(data: st.DataObject) -> None:
+    program = data.draw(programs(max_steps=3))
+    dram = {"bits_per_cycle": data.draw(st.integers(1, 65536)), "overlap": data.draw(st.booleans())}
+    arch = data.draw(archs_for(program)).with_options(dram=dram)
+    arch = shrunk(map_program(program, arch), data, arch)
+    try:
+        trace = schedule(program, arch)
+    except ArchMismatch:
+        return
+    for kind in (MemoryKind.ACTIVATIONS, MemoryKind.RESIDUALS):
+        for step in trace.steps:
+            assert step.reads_bits.get(kind, 0) <= step.cycles.total * arch.read_bits(kind)
+            assert step.writes_bits.get(kind, 0) <= step.cycles.total * arch.write_bits(kind)
+    cycles = sum(step.cycles.total for step in trace.steps)
+    assert trace.bits("writes_bits").get(MemoryKind.WEIGHTS, 0) <= cycles * arch.write_bits(MemoryKind.WEIGHTS)
 
 
 def test_overlap_takes_two_buffers() -> None:

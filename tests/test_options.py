@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -123,6 +124,47 @@ def test_ranges_that_are_none_are_refused(text: str) -> None:
     for read in (Ranges.parse, lambda found: CompileOptions(ranges=found)):
         with pytest.raises(BadInput, match=f"^{re.escape(expected)}$"):
             read(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "plain"),
+    [
+        ("input_std", np.array([2.0, 4.0]), (2.0, 4.0)),
+        ("input_std", [np.float64(2.0)], (2.0,)),
+        ("input_std", 255, (255.0,)),
+        ("input_mean", np.float32(0.5), (0.5,)),
+        ("act_bits", np.int64(4), 4),
+        ("act_bits", [8], 8),
+        ("act_bits", np.array([8, 4]), (8, 4)),
+        ("weight_bits", np.uint8(7), 7),
+        ("multipliers", np.True_, True),
+    ],
+)
+def test_numbers_of_any_kind_become_plain_and_stay_so_behind_their_text(
+    name: str, given: object, plain: object
+) -> None:
+    options = CompileOptions(**{name: given})
+    assert (getattr(options, name), type(getattr(options, name))) == (plain, type(plain))
+    assert options_from_text(options_as_text(options)) == options
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("act_bits", None, r"act_bits is None; an integer, integers, or 'auto:DB' is expected"),
+        ("act_bits", (4.5,), r"act_bits is \(4.5,\); an integer"),
+        ("weight_bits", "8", r"weight_bits is '8'; an integer is expected"),
+        ("weight_bits", 7.5, r"weight_bits is 7.5; an integer is expected"),
+        ("residual_bits", 16.5, r"residual_bits is 16.5; an integer is expected"),
+        ("requantise", None, r"requantise is None; a text is expected"),
+        ("multipliers", "no", r"multipliers is 'no'; True or False is expected"),
+        ("input_std", "2", r"input_std is '2'; a number, or one a colour, is expected"),
+        ("input_mean", None, r"input_mean is None; a number, or one a colour, is expected"),
+    ],
+)
+def test_values_of_another_kind_are_refused(name: str, value: object, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        CompileOptions(**{name: value})
 
 
 def test_ranges_are_read() -> None:

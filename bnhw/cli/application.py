@@ -2,13 +2,15 @@
 
 import sys
 from collections.abc import Callable
-from typing import Annotated
+from functools import wraps
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
 from bnhw.cli import build, describe, estimate, execute, rtl, train
+from bnhw.cli.console import flush, forget_output, show_any_text
 from bnhw.errors import BnhwError
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -35,20 +37,34 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+
+def _until_nobody_reads(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, which ends well where the reader of its output goes away, as `| head` does."""
+
+    @wraps(command)
+    def run(*values: Any, **named: Any) -> None:
+        try:
+            command(*values, **named)
+            flush()
+        except BrokenPipeError:
+            forget_output()
+            raise typer.Exit from None
+
+    return run
+
+
 for _name, _command in COMMANDS.items():
-    app.command(name=_name)(_command)
+    app.command(name=_name)(_until_nobody_reads(_command))
 
 
 def main() -> None:
     """Entry point of the `bnhw` command."""
+    show_any_text()
     try:
         app(prog_name="bnhw")
     except BnhwError as error:
         Console(stderr=True, soft_wrap=True).print(Text(f"error: {error}"), highlight=False)
         sys.exit(error.exit_code)
-    except BrokenPipeError:  # the reader of our output went away, as `| head` does
-        sys.stderr.close()
-        sys.exit(0)
 
 
 @app.callback(invoke_without_command=True)

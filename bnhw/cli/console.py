@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +13,8 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from bnhw.errors import BadInput
+
 MIN_WIDTH = 100
 """Tables keep their columns apart even on a narrow terminal."""
 
@@ -18,11 +22,45 @@ FILE_WIDTH = 160
 """Where the output is a file, names need not be folded."""
 
 
+def show_any_text() -> None:
+    """Write what the encoding of a terminal or file lacks as escapes, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _print(text: str) -> None:
+    with _writing():
+        sys.stdout.write(text)
+
+
+def flush() -> None:
+    """Write what was printed to stdout. Raises BadInput where there is no room, BrokenPipeError without a reader."""
+    with _writing():
+        sys.stdout.flush()
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        forget_output()
+        raise BadInput(f"the output cannot be written ({error.strerror}); write it to a place with room") from error
+
+
+def forget_output() -> None:
+    """Leave out what is still to be written to stdout: it would fail once more when the process ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def show(content: RenderableType) -> None:
     """Print a result to stdout."""
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
-        print(as_text(content), end="")
+        _print(as_text(content))
         return
     console.width = max(console.width, MIN_WIDTH)
     console.print(content)
@@ -35,7 +73,7 @@ def say(message: str) -> None:
 
 def show_json(value: Any) -> None:
     """Print JSON to stdout."""
-    print(json.dumps(value, indent=2, allow_nan=False))
+    _print(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 @contextmanager
@@ -59,7 +97,7 @@ def write(content: RenderableType, output: Path | None) -> None:
     """Write text or tables to a file, never half of it, or to stdout where none is named."""
     if output is None:
         if isinstance(content, str):
-            print(content, end="")
+            _print(content)
         else:
             show(content)
         return

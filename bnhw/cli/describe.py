@@ -43,6 +43,8 @@ def report(
     from bnhw.reports.html.report_page import report_page
     from bnhw.reports.tables import report_tables
 
+    if as_json and output_format == "html":
+        raise BadInput("--json is --format json, but --format html is asked for; give one of them")
     output_format = "json" if as_json else output_format
     require_format(output_format, output)
     if validate_energy:

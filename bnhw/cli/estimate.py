@@ -19,8 +19,9 @@ def estimate(
     ] = None,
     systolic: Annotated[str | None, option("RxC", "A systolic array, such as 32x32.", "--systolic")] = None,
     stationary: Annotated[
-        str, option("WHAT", "What stays in a systolic array: output, weight or input.", "--stationary")
-    ] = "output",
+        str | None,
+        option("WHAT", "What stays in a systolic array: output (default), weight or input.", "--stationary"),
+    ] = None,
     clock_mhz: Annotated[float, option("MHZ", "The clock.", "--clock-mhz", least=0.001, most=10000)] = 200.0,
     as_json: Json = False,
 ) -> None:
@@ -34,9 +35,11 @@ def estimate(
 
     if sum(one is not None for one in (fps, lanes, systolic)) != 1:
         raise BadInput("name one kind of hardware: --fps RATE, --lanes N or --systolic RxC")
+    if stationary is not None and systolic is None:
+        raise BadInput("--stationary says what stays in a systolic array; name it with --systolic RxC")
     program = bnhw.load(Path(model))
     if systolic is not None:
-        array = SystolicEstimate.of(program, *_array_size(systolic), _stationary(stationary), clock_mhz)
+        array = SystolicEstimate.of(program, *_array_size(systolic), _stationary(stationary or "output"), clock_mhz)
         show_json(array.as_json()) if as_json else show(systolic_tables(array))
         return
     pipeline = StreamingEstimate.of(program, fps=fps, lanes=lanes, clock_mhz=clock_mhz)

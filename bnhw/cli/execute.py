@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from bnhw.machine import Machine
     from bnhw.program import Program
 
+LAYER_IMAGES = 64
+"""So many images' tensors are compared with the float model."""
+
 
 def run(
     model: Model,
@@ -78,8 +81,9 @@ def verify(
         option("PERCENT", "With --float: fail (exit 3) below this per cent of equal classes.", least=0, most=100),
     ] = 0.0,
     layer_images: Annotated[
-        int, option("N", "With --float: compare every tensor of so many images with the float model.", least=1)
-    ] = 64,
+        int | None,
+        option("N", f"With --float: compare every tensor of so many images with it (default {LAYER_IMAGES}).", least=1),
+    ] = None,
     threads: Threads = 1,
     kernels: Kernels = None,
     as_json: Json = False,
@@ -95,15 +99,18 @@ def verify(
     from bnhw.reports.fidelity_table import layer_table
     from bnhw.results import fidelity_summary, layer_summary
 
-    if min_agreement and float_model is None:
-        raise BadInput("--min-agreement compares with the float model; name it with --float MODEL.onnx")
+    for name, given in (("--min-agreement", min_agreement), ("--layer-images", layer_images)):
+        if given and float_model is None:
+            raise BadInput(f"{name} compares with the float model; name it with --float MODEL.onnx")
     names = executor_names(against)
+    if arch is not None and "rtl" not in names:
+        raise BadInput("--arch is the engine that --against rtl runs; add rtl to --against, or leave --arch out")
     program = bnhw.load(model)
     chosen = load_images(program, images, labels, skip, limit)
     machine = Machine(program, kernels_to_verify(kernels) if "reference" in names else kernel_choice(kernels))
     summary = _compare_executors(machine, names, arch, chosen.pixels[:tensors], f"{model}")
     layers: Sequence[LayerFidelity] = ()
-    part = chosen.pixels[:layer_images]
+    part = chosen.pixels[: layer_images or LAYER_IMAGES]
     if float_model is not None:
         with progress_bar("running", len(chosen.pixels)) as progress:
             result = machine.run(chosen.pixels, threads=threads, progress=progress)

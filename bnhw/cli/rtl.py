@@ -1,6 +1,7 @@
 """The command `rtl`, and the comparison of `verify --against rtl`."""
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -27,7 +28,7 @@ def rtl(
         Path | None, option("PATH", "Images for the vectors; without them, one of random pixels.", "--images")
     ] = None,
     skip: Skip = 0,
-    limit: Limit = 1,
+    limit: Limit = None,
     kernels: Kernels = None,
     synthesize: Annotated[
         bool,
@@ -59,13 +60,15 @@ def rtl(
         raise BadInput("name a program and a folder: bnhw rtl MODEL.bnhw --arch ENGINE -o DIR; or ask for --synthesize")
     if as_json:
         raise BadInput("--json goes with --synthesize; the folder that is written holds its numbers in files")
+    if images is None and (skip or limit):
+        raise BadInput("--skip and --limit choose among images; name them with --images PATH")
     import bnhw
     from bnhw.rtl.vectors import require_new
 
     require_new(output)
     engine = load_engine(arch)
     program = bnhw.load(model)
-    pixels = _random_image(program) if images is None else load_images(program, images, None, skip, limit).pixels
+    pixels = _random_image(program) if images is None else load_images(program, images, None, skip, limit or 1).pixels
     _write(output, program, engine, pixels, kernel_choice(kernels))
 
 
@@ -79,9 +82,10 @@ def _write(output: Path, program: "Program", engine: "Engine", pixels: "Array", 
     require_fit(mapped)
     step_cycles = [step.cycles.total for step in schedule_engine(mapped).steps]
     write_project(output, program, engine, pixels, step_cycles, kernels)
+    folder = quote(f"{output}")
     say(
         f"wrote {output}: {len(step_cycles)} steps, {sum(step_cycles):,} cycles an image, {len(pixels)} image(s); "
-        f"`make -C {output} verilator` or `make -C {output} icarus` compares"
+        f"`make -C {folder} verilator` or `make -C {folder} icarus` compares"
     )
 
 

@@ -21,6 +21,9 @@ WEIGHT_LOAD = 1
 PARTIAL_SUM_LATENCY = 5
 """Cycles from the last plane of a pixel in one pass to its earliest in the next: its sum is in memory by then."""
 
+MOST_RESULT_BITS = 34
+"""Of any tensor's type, with a sign."""
+
 DESCRIPTOR_BITS = 1024
 """One word of the descriptor memory."""
 
@@ -113,8 +116,8 @@ class Arch:
         result["dram"] = None if self.dram is None else _plain(self.dram)
         return result
 
-    def with_options(self, **options: object) -> "Arch":
-        """This engine with other parameters, given as in a TOML file; `memories` adds to the ones there.
+    def with_options(self, /, **options: object) -> "Arch":
+        """This engine with other parameters, given as in a TOML file; tables change only what they name.
 
         A datapath or post takes along what it alone needs (`PARTNERS`), unless given. Raises BadInput.
         """
@@ -126,10 +129,10 @@ class Arch:
             for partner, (wrong, right) in PARTNERS.get((option, str(plain)), {}).items():
                 if option in options and partner not in options and values[partner] in wrong:
                     values[partner] = right
-        memories = options.pop("memories", {})
-        if isinstance(memories, Mapping) and isinstance(values["memories"], dict):
-            values["memories"] |= memories
-        values |= {key: value.value if isinstance(value, Enum) else value for key, value in options.items()}
+        values |= {
+            key: _merged(values.get(key), value.value if isinstance(value, Enum) else value)
+            for key, value in options.items()
+        }
         return arch_from_values(name, values)
 
     @property
@@ -143,6 +146,11 @@ class Arch:
         digit = 2 + (self.multiplier_bits - 1).bit_length()
         multiplier = {Post.MULTIPLY: self.multiplier_bits, Post.CSD: self.csd_digits * digit, Post.SHIFT: digit}
         return multiplier[self.post] + self.offset_bits + self.shift_bits
+
+    @property
+    def result_bits(self) -> int:
+        """A signed result of the post stage: of any accumulator or residual, or of any type at the most."""
+        return min(MOST_RESULT_BITS, max(self.acc_bits, self.residual_bits) + 2)
 
     @property
     def threshold_bits(self) -> int:
@@ -163,6 +171,15 @@ class Arch:
             MemoryKind.PARTIAL_SUMS: self.pe * self.acc_bits,
         }
         return words[kind]
+
+    def read_bits(self, kind: MemoryKind) -> int:
+        """Bits that an on-chip memory gives in a cycle: a word of each activation bank, one a read port of others."""
+        banks = self.groups if kind is MemoryKind.ACTIVATIONS else 1
+        return self.word_bits(kind) * banks * self.memories[kind].read_ports
+
+    def write_bits(self, kind: MemoryKind) -> int:
+        """Bits that an on-chip memory takes in a cycle: one word."""
+        return self.word_bits(kind)
 
     @property
     def memory_shapes(self) -> Mapping[MemoryKind, MemoryShape]:
@@ -279,6 +296,13 @@ def _array_instances(arch: Arch) -> Mapping[Action, int]:
 def _counted(*operators: tuple[ActionKind, int, tuple[int, ...]]) -> Mapping[Action, int]:
     """Numbers of operators by kind and width; those of which there are none are left out."""
     return add_counts({Action(kind=kind, widths=widths): number} for kind, number, widths in operators if number)
+
+
+def _merged(old: object, new: object) -> object:
+    """A value in place of another; in tables, only what the new one names, at every depth."""
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
+        return new
+    return {**old, **{key: _merged(old.get(key), value) for key, value in new.items()}}
 
 
 def _plain(value: Memory | Dram) -> dict[str, object]:

@@ -26,7 +26,12 @@ class NumberRule:
         if number and isinstance(value, int | float) and self.low <= value <= self.high:  # nan is in no range
             return ""
         noun = "a number" if self.real else "an integer"
-        return f"{noun} of {self.low:g} to {self.high:g} is allowed"
+        return f"{noun} of {_shown(self.low)} to {_shown(self.high)} is allowed"
+
+
+def _shown(limit: float) -> str:
+    """Integers in full."""
+    return str(limit) if isinstance(limit, int) else f"{limit:g}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +172,9 @@ def _memory_problems(memories: object, sound: Mapping[str, object]) -> list[str]
             problems.append(f"{place} is {table!r}; a table with words is expected")
             continue
         problems += _table_problems(f"{place}.", table, MEMORY_RULES, tuple(MEMORY_RULES))
+        words, banks = table.get("words"), table.get("banks", 1)
+        if isinstance(words, int) and isinstance(banks, int) and words < banks <= MEMORY_RULES["banks"].high:
+            problems.append(f"{place}.banks is {banks}, words {words}; every bank has a word or more")
         if table.get("read_ports", 1) == 2 and name != "residuals":
             problems.append(f"{place}.read_ports is 2; only the residual memory may have two")
     return problems

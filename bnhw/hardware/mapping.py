@@ -81,6 +81,8 @@ def _step(program: Program, arch: Arch, places: Mapping[str, Place], fused: Fuse
     post = post_unit(program, arch, fused.post_instruction, raw, filling)
     first_block, channels = _result_blocks(program, arch, fused, filling)
     _check_accumulators(program, arch, fused, filling)
+    if result.bits >= arch.result_bits:  # with a sign
+        filling.needs.at_least("residual_bits", result.bits - 1, f"{fused.output!r} (its result)")
     return Step(
         name=fused.output,
         instructions=tuple(instruction.output for instruction in fused.instructions),

@@ -3,7 +3,7 @@
 The cycles are those that `bnhw.hardware.stepping` counts one by one. Definitions: docs/engine.md, sections 4 and 9.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from bnhw.count import Action, Counts, count_program
@@ -34,7 +34,7 @@ def schedule_engine(engine: EngineProgram) -> Trace:
     for step, tiled in zip(engine.steps, tile_steps(engine), strict=True):
         activities = [tile_activity(arch, step, tile) for tile, _ in tiled.parts]
         transfers = [transfer for _, transfer in tiled.parts]
-        waiting, slack = transfer_cycles(arch.dram, transfers, activities, slack)
+        waiting, slack = transfer_cycles(arch, transfers, activities, slack)
         own = {name: counts[name] for name in step.instructions}
         trace = _trace(arch, step, tiled, activities, own, convolutions)
         steps.append(replace(trace, cycles=trace.cycles + waiting))
@@ -146,38 +146,60 @@ def _ports(
 
 
 def transfer_cycles(
-    dram: Dram | None, transfers: Sequence[Transfer], activities: Sequence[Activity], slack: int
+    arch: Arch, transfers: Sequence[Transfer], activities: Sequence[Activity], slack: int
 ) -> tuple[Cycles, int]:
     """The cycles of a step's transfers that no work hides, and the slack that it leaves for the next step's weights.
 
-    With `overlap`, the load of the next tile and the store of the one before run while a tile is worked on. A step's
-    first weights are loaded in the `slack`: cycles without a transfer since the last tile with other weights began. Its
-    first maps and its last store wait. Without `overlap`, everything waits.
+    With `overlap`, the load of the next tile and the store of the one before run while a tile is worked on, as far as
+    the ports of the memories on chip let both through. A step's first weights are loaded in the `slack`: cycles without
+    a transfer since the last tile with other weights began. Its first maps and its last store wait. Without `overlap`,
+    everything waits.
     """
     total = Cycles()
-    if dram is None:
+    if arch.dram is None:
         return total, 0
-    parts = [_parts(dram, transfer) for transfer in transfers]
-    if not dram.overlap:
+    parts = [_parts(arch, arch.dram, transfer) for transfer in transfers]
+    if not arch.dram.overlap:
         return sum((load + store for load, store in parts), total), 0
-    none = Cycles()
+    none, nothing = Cycles(), Transfer(loaded={}, stored={})
     loads, stores = [load for load, _ in parts], [store for _, store in parts]
     free = []
-    for activity, load, store in zip(activities, (*loads[1:], none), (none, *stores[:-1]), strict=True):
-        total += _exposed(load + store, activity.cycles.total)
-        free.append(max(0, activity.cycles.total - (load + store).total))
+    for number, activity in enumerate(activities):
+        following = transfers[number + 1] if number + 1 < len(transfers) else nothing
+        before = transfers[number - 1] if number else nothing
+        moved = (loads[number + 1] if number + 1 < len(loads) else none) + (stores[number - 1] if number else none)
+        both = max(activity.cycles.total, moved.total, _port_cycles(arch, activity, following.loaded, before.stored))
+        total += _exposed(moved, moved.total - (both - activity.cycles.total))
+        free.append(both - moved.total)
     first = replace(loads[0], weight_load=max(0, loads[0].weight_load - slack))
     own_weights = any(load.weight_load for load in loads)
     return first + total + stores[-1], free[-1] if own_weights else slack + sum(free)
 
 
-def _parts(dram: Dram, transfer: Transfer) -> tuple[Cycles, Cycles]:
-    """The cycles of a tile's loads and of its store, each rounded up to whole cycles."""
-    weights = transfer.loaded.get(MemoryKind.WEIGHTS, 0)
-    maps = sum(transfer.loaded.values()) - weights
-    stored = sum(transfer.stored.values())
-    load = Cycles(weight_load=-(-weights // dram.bits_per_cycle), activation_load=-(-maps // dram.bits_per_cycle))
-    return load, Cycles(writeback=-(-stored // dram.bits_per_cycle))
+def _parts(arch: Arch, dram: Dram, transfer: Transfer) -> tuple[Cycles, Cycles]:
+    """The cycles of a tile's loads and of its store, each rounded up to whole cycles: DRAM's or the busiest port's."""
+    maps = dict(transfer.loaded)
+    weights = {MemoryKind.WEIGHTS: maps.pop(MemoryKind.WEIGHTS, 0)}
+
+    def cycles(moved: Mapping[MemoryKind, int], port: Callable[[MemoryKind], int]) -> int:
+        return max(-(-sum(moved.values()) // dram.bits_per_cycle), _most_cycles(moved, port))
+
+    load = Cycles(weight_load=cycles(weights, arch.write_bits), activation_load=cycles(maps, arch.write_bits))
+    return load, Cycles(writeback=cycles(transfer.stored, arch.read_bits))
+
+
+def _port_cycles(
+    arch: Arch, activity: Activity, loaded: Mapping[MemoryKind, int], stored: Mapping[MemoryKind, int]
+) -> int:
+    """Cycles until the ports have passed what a tile reads and writes and what is loaded and stored beside it."""
+    reads = {kind: activity.reads_bits.get(kind, 0) + bits for kind, bits in stored.items()}
+    writes = {kind: activity.writes_bits.get(kind, 0) + bits for kind, bits in loaded.items()}
+    return max(_most_cycles(reads, arch.read_bits), _most_cycles(writes, arch.write_bits))
+
+
+def _most_cycles(moved: Mapping[MemoryKind, int], port: Callable[[MemoryKind], int]) -> int:
+    """Cycles of the busiest of some memories' ports, all of them in work at once."""
+    return max((-(-bits // port(kind)) for kind, bits in moved.items()), default=0)
 
 
 def _exposed(transfer: Cycles, hidden: int) -> Cycles:

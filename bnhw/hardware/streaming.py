@@ -205,6 +205,10 @@ def foldings(unit: StreamingUnit) -> tuple[FoldedUnit, ...]:
     return tuple(best[lanes] for lanes in sorted(best))
 
 
+MOST_CYCLES = 2**63
+"""Between two images; no unit of any network takes so many."""
+
+
 def fold_for_rate(program: Program, *, frames_per_second: float, clock_mhz: float) -> StreamingDesign:
     """The fewest lanes with which so many images a second pass at this clock.
 
@@ -213,7 +217,7 @@ def fold_for_rate(program: Program, *, frames_per_second: float, clock_mhz: floa
     """
     if not (frames_per_second > 0 and clock_mhz > 0):
         raise BadInput(f"{frames_per_second} images a second at {clock_mhz} MHz; give numbers above 0")
-    interval = math.floor(clock_mhz * 1e6 / frames_per_second)
+    interval = math.floor(min(clock_mhz * 1e6 / frames_per_second, MOST_CYCLES))
     units = streaming_units(program)
     fastest = [(unit, foldings(unit)[-1].cycles) for unit in units]
     if slow := [f"  - {unit.name}: {cycles} cycles" for unit, cycles in fastest if cycles > interval]:

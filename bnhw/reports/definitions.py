@@ -49,7 +49,10 @@ DEFINITIONS: Mapping[str, Definition] = {
     ),
     "compute": Definition(name="compute", unit="cycles", text="Cycles in which the array works on a convolution."),
     "weight_load": Definition(
-        name="weight load", unit="cycles", text="Cycles that wait for weights from outside; 0 while all are on chip."
+        name="weight load",
+        unit="cycles",
+        text="Cycles that wait for weights from outside, 0 while all are on chip; with weight-stationary dataflow also "
+        "those that put words of weights into the array.",
     ),
     "activation_load": Definition(
         name="activation load",
@@ -64,7 +67,8 @@ DEFINITIONS: Mapping[str, Definition] = {
     "stall": Definition(
         name="stall",
         unit="cycles",
-        text="Cycles that wait for the post unit: more thresholds than comparators, more lookups than tables.",
+        text="Cycles that wait for the post unit (more thresholds than comparators, more lookups than tables) or, with "
+        "weight-stationary dataflow, for partial sums.",
     ),
     "utilisation": Definition(
         name="utilisation",

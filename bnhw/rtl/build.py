@@ -60,9 +60,12 @@ def cache_folder() -> Path:
     """Where builds are kept: $BNHW_CACHE, or bnhw below the user's cache folder."""
     chosen = os.environ.get(CACHE_VARIABLE)
     if chosen:
-        return Path(chosen)
+        return Path(chosen).absolute()
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "bnhw"
+    try:
+        return (Path(base).absolute() if base else Path.home() / ".cache") / "bnhw"
+    except RuntimeError as error:
+        raise BadInput(f"there is no home folder to keep builds in; set {CACHE_VARIABLE} to a folder") from error
 
 
 def build_library(parameters: Mapping[str, int], folder: Path | None = None) -> Path:

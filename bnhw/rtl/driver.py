@@ -13,7 +13,7 @@ from bnhw.errors import RtlFailed
 from bnhw.hardware.arch import Arch
 from bnhw.hardware.trace import MemoryKind
 from bnhw.rtl.image import Words, unpacked
-from bnhw.rtl.parameters import HOST_BITS, HOST_MEMORIES, result_bits
+from bnhw.rtl.parameters import HOST_BITS, HOST_MEMORIES
 
 RAW, Q, NUMBER, STEP = range(4)
 """The probes of `wrapper.cpp`."""
@@ -101,8 +101,8 @@ class Driver:
         by_step = np.diff(counters, axis=0, prepend=np.zeros((1, COUNTERS), np.int64)).T
         return Run(
             raw=self._probe(RAW, self.arch.acc_bits),
-            q=self._probe(Q, result_bits(self.arch)),
-            number=self._probe(NUMBER, result_bits(self.arch)),
+            q=self._probe(Q, self.arch.result_bits),
+            number=self._probe(NUMBER, self.arch.result_bits),
             step_ends=self._cycles(STEP),
             saturations=by_step[0],
             reads=dict(zip(HOST_MEMORIES, by_step[1:], strict=False)),

@@ -12,7 +12,7 @@ from bnhw.hardware.steps import ArithmeticUnit, EngineProgram, LookUpUnit, Place
 from bnhw.hardware.trace import MemoryKind
 from bnhw.hardware.weight_words import weight_words
 from bnhw.rtl.descriptor import descriptor_words
-from bnhw.rtl.parameters import HOST_MEMORIES, parameters, result_bits
+from bnhw.rtl.parameters import HOST_MEMORIES, parameters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -49,7 +49,7 @@ def require_fit(engine: EngineProgram) -> None:
     """Raises ArchMismatch where a memory is too small or a number does not fit, or for an engine never built."""
     parameters(engine.arch)
     _, problems = _descriptors(engine)
-    problems += _size_problems(engine) + _result_problems(engine)
+    problems += _size_problems(engine)
     if problems:
         raise ArchMismatch(problems, model=engine.program.name, arch=engine.arch.name)
 
@@ -134,19 +134,6 @@ def _size_problems(engine: EngineProgram) -> list[str]:
         for kind in HOST_MEMORIES
         if required[kind] > there.get(kind, 0)
     ]
-
-
-def _result_problems(engine: EngineProgram) -> list[str]:
-    arch, most = engine.arch, result_bits(engine.arch)
-    problems = []
-    for step in engine.steps:
-        bits = step.result.bits + 1
-        if bits > most:
-            problems.append(
-                f"{step.name!r}: results of {bits} bits with their sign, the engine's have {most}; "
-                f"set residual_bits from {arch.residual_bits} to {bits - 2}"
-            )
-    return problems
 
 
 def _weights(engine: EngineProgram) -> Words:

@@ -28,11 +28,6 @@ HOST_BITS = 64
 """Bits of a beat of the host port."""
 
 
-def result_bits(arch: Arch) -> int:
-    """Bits of a signed result of the post stage: of any accumulator or residual, or of any type at the most."""
-    return min(34, max(arch.acc_bits, arch.residual_bits) + 2)
-
-
 def sum_bits(datapath: Datapath, simd: int, act_bits: int, weight_bits: int) -> int:
     """Bits of the sum of one cycle of one PE, with its sign; see `dot.v`."""
     tree = (simd - 1).bit_length()
@@ -65,7 +60,7 @@ def parameters(arch: Arch, host_bits: int = HOST_BITS) -> Mapping[str, int]:
         "SUM_BITS": sum_bits(arch.datapath, arch.simd, arch.act_bits, arch.weight_bits),
         "ACC_BITS": arch.acc_bits,
         "RESIDUAL_BITS": arch.residual_bits,
-        "RESULT_BITS": result_bits(arch),
+        "RESULT_BITS": arch.result_bits,
         "POST": POSTS.index(arch.post),
         "CSD_DIGITS": arch.csd_digits,
         "MULTIPLIER_BITS": arch.multiplier_bits,

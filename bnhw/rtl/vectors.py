@@ -18,7 +18,7 @@ from bnhw.program import AddSaturating, Program
 from bnhw.rtl.build import verilog_folder
 from bnhw.rtl.expected import step_probes
 from bnhw.rtl.image import Words, host_words, image, pack_lanes, tensor_words, words_of_integers
-from bnhw.rtl.parameters import HOST_BITS, HOST_MEMORIES, parameters, result_bits
+from bnhw.rtl.parameters import HOST_BITS, HOST_MEMORIES, parameters
 
 MAKEFILE = """\
 # make verilator, or make icarus: compares the Verilog with the vectors; the last line says PASS or FAIL.
@@ -87,7 +87,7 @@ def write_project(
 
 def require_new(folder: Path) -> None:
     """Raises BadInput where a folder or file of this name is there."""
-    if folder.exists():
+    if os.path.lexists(folder):
         raise BadInput(f"{folder}: exists already; choose a folder that does not, or remove it")
 
 
@@ -196,7 +196,7 @@ def _probe_words(engine: EngineProgram, tensors: Mapping[str, Array]) -> Mapping
         for name, value in (("raw", probes.raw), ("q", probes.q), ("number", probes.number)):
             filled = np.pad(value, ((0, 0), (0, 0), (0, step.blocks * arch.pe - step.channels)))
             rows[name].append(filled.reshape(-1, arch.pe))
-    bits = {"raw": arch.acc_bits, "q": result_bits(arch), "number": result_bits(arch)}
+    bits = {"raw": arch.acc_bits, "q": arch.result_bits, "number": arch.result_bits}
     return {name: pack_lanes(np.concatenate(parts), bits[name]) for name, parts in rows.items()}
 
 

@@ -55,8 +55,11 @@ def cache_folders() -> tuple[Path, ...]:
     named = os.environ.get("NUMBA_CACHE_DIR")
     if named:
         return (Path(named),)
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return (Path(__file__).parent / "__pycache__", Path(home) / "bnhw")
+    own = Path(__file__).parent / "__pycache__"
+    try:
+        return own, Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bnhw"
+    except RuntimeError:  # a user without a home
+        return (own,)
 
 
 def read_code(path: Path) -> bytes | None:
@@ -79,6 +82,7 @@ def write_code(path: Path, code: bytes) -> bool:
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(code + _digest(code))
+        Path(name).chmod(0o644)  # whoever installs a package compiles for all
         Path(name).replace(path)
     except OSError:
         with suppress(OSError):

@@ -155,8 +155,7 @@ def _array_chart(works: Sequence[Work], labels: Sequence[str]) -> Chart:
 
 def port_bits(arch: Arch, kind: MemoryKind) -> int:
     """Bits that can pass a tensor memory in a cycle: reads of all ports and banks, and a write to one bank."""
-    banks = arch.groups if kind is MemoryKind.ACTIVATIONS else 1
-    return arch.word_bits(kind) * (banks * arch.memories[kind].read_ports + 1)
+    return arch.read_bits(kind) + arch.write_bits(kind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
