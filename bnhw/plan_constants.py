@@ -51,7 +51,7 @@ def requantise_constants(program: Program, instruction: Requantise) -> Constants
     factor, addend, shift = (np.broadcast_to(table, (len(offset), channels)) for table in tables)
     classes = _classes(program, instruction.position_classes)
     narrow = narrow_requantise(factor, addend, shift, source.dtype, instruction.low, instruction.high)
-    if narrow is not None:
+    if narrow is not None and INT32.min <= result.zero_point << narrow[-1] <= INT32.max:
         *narrow_tables, low_bits = narrow
         fillers = (0, 0, 0, result.zero_point << low_bits, 0)
         parts = [_chunks(table, filler, np.int32) for table, filler in zip(narrow_tables, fillers, strict=True)]

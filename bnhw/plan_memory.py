@@ -49,8 +49,8 @@ def aligned_bytes(size: int) -> Array:
 
 
 def planes_name(name: str) -> str:
-    """What the planes of a tensor's codes are called in a plan."""
-    return f"{name} in planes"
+    """What the planes of a tensor's codes are called in a plan; no name in a program has a control character."""
+    return f"{name}\0planes"
 
 
 def list_forms(program: Program, steps: tuple[Step, ...], words: Mapping[str, int]) -> Mapping[str, Form]:

@@ -252,6 +252,8 @@ def _convolve_record(
     """The record of a convolution without its taps and weights."""
     _, columns, outputs = records.program.tensor[convolve.output].shape
     tiles = even_tiles(reading.tiles)
+    # Pixels that do not count are read as well: sixteen, a stride apart, of at most two bytes a channel.
+    records.beyond_bytes = max(records.beyond_bytes, LANES * convolve.window.stride[1] * 2 * fields.BLOCK)
     record = [0] * fields.C_FIELDS
     record[fields.C_KIND] = fields.CONVOLVE
     record[fields.C_SOURCE : fields.C_STEPS + 1] = [reading.source or 0, reading.pitch, len(reading.offsets)]

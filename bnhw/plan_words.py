@@ -65,8 +65,8 @@ def choose_words(
 
 
 def words_name(name: str) -> str:
-    """What the bits of a tensor's codes are called in a plan."""
-    return f"{name} in words"
+    """What the bits of a tensor's codes are called in a plan; no name in a program has a control character."""
+    return f"{name}\0words"
 
 
 def word_form(form: Form, planes: int) -> WordForm:

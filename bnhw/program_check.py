@@ -29,6 +29,7 @@ from bnhw.program import (
     Tensor,
     Threshold,
 )
+from bnhw.program_shapes import result_shape
 from bnhw.requantise_constants import MAX_SUM, count_signed_digits
 
 MAX_ELEMENTS = 1 << 28
@@ -79,8 +80,8 @@ def _text_problems(program: Program) -> list[str]:
 
 def _tensor_problems(program: Program) -> list[str]:
     problems = []
-    if len(program.tensor) != len(program.tensors):
-        problems.append("two tensors have one name")
+    if len(program.tensor) != len(program.tensors) or "" in program.tensor:
+        problems.append("two tensors have one name, or one has none")
     for tensor in program.tensors:
         if min(tensor.shape) < 1 or tensor.size > MAX_ELEMENTS:
             problems.append(f"tensor {tensor.name!r} has shape {tensor.shape}")
@@ -124,7 +125,7 @@ def _instruction_problems(program: Program, instruction: Instruction, ranges: di
     problems = _own_problems(program, instruction, inputs, result)
     if problems:
         return problems
-    expected = _result_shape(instruction, inputs)
+    expected = result_shape(instruction, inputs)
     if expected != result.shape:
         return [f"its result has shape {result.shape}, expected {expected}"]
     low, high = _result_range(program, instruction, inputs, [ranges[name] for name in instruction.inputs])
@@ -240,8 +241,11 @@ def _window_problems(window: Window, source: Tensor) -> list[str]:
     numbers = (*window.kernel, *window.stride)
     if min(numbers) < 1 or min(window.pads) < 0 or max(*numbers, *window.pads) > MAX_WINDOW:
         return [f"has the window {window}"]
-    if min(window.output_size(source.shape[0], source.shape[1])) < 1:
+    (height, width, channels), (top, left, bottom, right) = source.shape, window.pads
+    if min(window.output_size(height, width)) < 1:
         return [f"its window {window} does not fit {source.shape[:2]}"]
+    if (top + height + bottom) * (left + width + right) * channels > MAX_ELEMENTS:
+        return [f"with the padding of its window {window}, {source.shape} has more than {MAX_ELEMENTS} elements"]
     return []
 
 
@@ -326,6 +330,8 @@ def _add_problems(instruction: AddSaturating, inputs: Sequence[Tensor], result: 
     codings = {(*_coding(t), t.shape) for t in (*inputs, result)}
     if len(inputs) != 2 or len(codings) != 1 or inputs[0].zero_point or inputs[0].bipolar:
         return ["adds tensors of different codings or shapes, or with a zero point"]
+    if inputs[0].dtype.bits + (not inputs[0].dtype.signed) >= MAX_TENSOR_BITS:
+        return [f"adds {inputs[0].dtype}; sums of {MAX_TENSOR_BITS} bits, sign included, take one less"]
     return _bound_problems(instruction.low, instruction.high, result)
 
 
@@ -335,23 +341,6 @@ def _multiply_problems(inputs: Sequence[Tensor], result: Tensor) -> list[str]:
     if any(tensor.bipolar for tensor in inputs) or result.bipolar or result.zero_point:
         return ["multiplies 1-bit codes, or its result has a zero point"]
     return []
-
-
-def _result_shape(instruction: Instruction, inputs: Sequence[Tensor]) -> tuple[int, int, int]:
-    height, width, channels = inputs[0].shape
-    match instruction:
-        case Convolve(window=window, weight_shape=shape):
-            return (*window.output_size(height, width), shape[0])
-        case PoolSum(window=window) | PoolMaximum(window=window):
-            return (*window.output_size(height, width), channels)
-        case PadChannels(before=before, after=after):
-            return height, width, channels + before + after
-        case Join():
-            return height, width, sum(tensor.shape[2] for tensor in inputs)
-        case SumGlobal():
-            return 1, 1, channels
-        case _:
-            return height, width, channels
 
 
 def _result_range(

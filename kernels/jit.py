@@ -126,7 +126,10 @@ def intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
 def _compile_lazily(arguments: tuple[nb.Type, ...], function: Function) -> Function:
     # Numba's disk cache looks at the file of the entry alone, not at those it takes inlined code from.
     function.__qualname__ += f"_{SOURCES_DIGEST}"
-    dispatcher = numba.njit(nogil=True, cache=True)(function)
+    try:
+        dispatcher = numba.njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # no folder that Numba may write to
+        dispatcher = numba.njit(nogil=True)(function)
     ready = Event()
 
     @wraps(function)

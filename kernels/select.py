@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import import_module
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Literal, Self, TypeAlias, cast
 
 import numpy.typing as npt
 from llvmlite import binding
+from numba import config
 
 from bnhw.kernels import reference
 from bnhw.kernels.packing import WORD_BITS, count_words
@@ -194,6 +195,18 @@ def host_features() -> frozenset[str]:
     return frozenset(name for name, present in binding.get_host_cpu_features().items() if present)
 
 
+def generated_features() -> frozenset[str]:
+    """Those of `host_features` that Numba's settings let it generate code for.
+
+    Of a processor that is named there, only those are known that every one has.
+    """
+    features, settings = host_features(), cast(Any, config)  # which Numba sets at run time
+    if settings.CPU_NAME or settings.CPU_FEATURES is not None:
+        listed = (settings.CPU_FEATURES or "").split(",")
+        features &= {"sse2", "neon", *(name.strip()[1:] for name in listed if name.strip().startswith("+"))}
+    return features if settings.ENABLE_AVX else frozenset(name for name in features if not name.startswith("avx"))
+
+
 def missing_for(choice: str) -> str:
     """What this machine lacks for one of `FUSED_CHOICES`, in words; empty where it has everything."""
     missing = FUSED_CHOICES[choice] - host_features()
@@ -231,14 +244,15 @@ def runnable_choices() -> tuple[str, ...]:
 def fused_choice(choice: str) -> str | None:
     """Which of `FUSED_CHOICES` executes whole programs under a choice of kernels, or None for single instructions.
 
-    `auto` takes the first of `AUTO_FEATURES` that this machine can run.
+    `auto` takes the first of `AUTO_FEATURES` that this machine can run, and Numba's settings let it.
     """
     if choice in FUSED_CHOICES:
         return choice
     if choice != "auto":
         return None
-    features = host_features() | {""}
-    return next((fused for fused, has in AUTO_FEATURES.items() if has in features and not missing_for(fused)), None)
+    features = generated_features() | {""}
+    able = (fused for fused, has in AUTO_FEATURES.items() if {has, *FUSED_CHOICES[fused]} <= features)
+    return next((fused for fused in able if not missing_for(fused)), None)
 
 
 def default_choice() -> str:

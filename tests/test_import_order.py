@@ -32,6 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("passes",),
     ("threshold_constants",),
     ("program",),
+    ("program_shapes",),
     ("program_check",),
     ("program_file",),
     ("lowering_state",),

@@ -33,6 +33,18 @@ def renamed(name: str, other: str) -> Break:
     )
 
 
+def wide_sums(bits: int, *, signed: bool = True) -> Break:
+    """Give an addition's operands and result so many bits."""
+    dtype = IntegerType(bits=bits, signed=signed)
+
+    def change(program: Program) -> Program:
+        names = {"t6", *next(i for i in program.instructions if i.output == "t6").inputs}
+        tensors = (replace(t, dtype=dtype) if t.name in names else t for t in program.tensors)
+        return replace(program, tensors=tuple(tensors))
+
+    return change
+
+
 def origin(**changes: Any) -> Break:
     """Change the provenance."""
     return lambda program: replace(program, provenance=replace(program.provenance, **changes))
@@ -258,6 +270,14 @@ RULES: tuple[tuple[str, Break, str], ...] = (
     ("padded with another zero", tensor("t1", zero_point=4), "its result has another coding than its input"),
     ("joins two zero points", tensor("t11", zero_point=4), "joins tensors of different codings or sizes"),
     ("joins two sizes", instruction("t11", inputs=("t9", "t7")), "joins tensors of different codings or sizes"),
+    ("adds all 32 bits", wide_sums(32), r"adds int32; sums of 32 bits, sign included, take one less"),
+    ("adds all 31 bits", wide_sums(31, signed=False), r"adds uint31; sums"),
+    ("no name", renamed("t3", ""), "two tensors have one name, or one has none"),
+    (
+        "padded too large",
+        window("t8", pads=(4096,) * 4, stride=(4096, 4096)),
+        "with the padding of its window",
+    ),
     # Shapes and ranges of results.
     ("a channel more", tensor("t2", shape=(5, 4, 5)), r"its result has shape \(5, 4, 5\), expected \(5, 4, 4\)"),
     ("a row fewer", tensor("t8", shape=(2, 2, 4)), r"its result has shape \(2, 2, 4\), expected \(3, 2, 4\)"),
