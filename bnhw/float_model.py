@@ -4,11 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
+from bnhw import onnx_layers
 from bnhw.dtypes import Array
 from bnhw.errors import BadInput, InvalidProgram
 from bnhw.importer import read_onnx
 from bnhw.machine import fit_images
+from bnhw.onnx_ops import CONVERTERS
 from bnhw.onnx_session import open_session
 from bnhw.program import Program
 
@@ -22,14 +25,18 @@ INPUT_TYPES = {
 }
 """Element types of a model's input, by onnxruntime's names."""
 
+UNCHANGED = (onnx_layers.convert_cast, onnx_layers.convert_dropout, onnx_layers.convert_identity)
+"""How the importer reads operations that may stand behind a final Softmax."""
+
 
 def float_logits(path: Path, program: Program, images: Array) -> Array:
     """The logits of the ONNX file at `path`, float (images, classes), for uint8 images as the program takes them.
 
-    The normalisation that the program was compiled with (`input_mean`, `input_std`) is applied to the pixels.
+    The normalisation that the program was compiled with (`input_mean`, `input_std`) is applied to the pixels. A Softmax
+    or LogSoftmax at the end is left out, as it is from the program.
     Raises BadInput where onnxruntime cannot load or run the model, or its output is not one row an image.
     """
-    session = open_session(read_onnx(path).model.SerializeToString(), origin=str(path))
+    session = open_session(_returning_logits(read_onnx(path).model).SerializeToString(), origin=str(path))
     entries = session.get_inputs()
     if not entries or not entries[0].shape:
         raise BadInput(f"{path}: takes no batch of images; give the model that the program was compiled from")
@@ -43,6 +50,21 @@ def float_logits(path: Path, program: Program, images: Array) -> Array:
     if len(logits) != len(images):
         raise BadInput(f"{path}: returns {logits.shape} for {len(images)} images; one row an image is expected")
     return logits.reshape(len(images), -1)
+
+
+def _returning_logits(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model that returns what the program returns: the operand of a Softmax that the importer leaves out."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    name = model.graph.output[0].name if len(model.graph.output) == 1 else ""
+    while name in makers and CONVERTERS.get(makers[name].op_type) in UNCHANGED:
+        name = makers[name].input[0]
+    if name not in makers or CONVERTERS.get(makers[name].op_type) is not onnx_layers.convert_softmax:
+        return model
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    # Without type and shape, which onnxruntime infers: a Cast may stand between this value and the old output.
+    changed.graph.output[0].CopyFrom(onnx.ValueInfoProto(name=makers[name].input[0]))
+    return changed
 
 
 def _as_model_input(program: Program, images: Array, *, rank: int) -> Array:
