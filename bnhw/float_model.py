@@ -9,9 +9,10 @@ import onnx
 from bnhw import onnx_layers
 from bnhw.dtypes import Array
 from bnhw.errors import BadInput, InvalidProgram
-from bnhw.importer import read_onnx
+from bnhw.graph_onnx import GraphRunner
+from bnhw.importer import Source, import_onnx, read_onnx
 from bnhw.machine import fit_images
-from bnhw.onnx_ops import CONVERTERS
+from bnhw.onnx_ops import CONVERTERS, QONNX_OPS
 from bnhw.onnx_session import open_session
 from bnhw.program import Program
 
@@ -33,10 +34,30 @@ def float_logits(path: Path, program: Program, images: Array) -> Array:
     """The logits of the ONNX file at `path`, float (images, classes), for uint8 images as the program takes them.
 
     The normalisation that the program was compiled with (`input_mean`, `input_std`) is applied to the pixels. A Softmax
-    or LogSoftmax at the end is left out, as it is from the program.
-    Raises BadInput where onnxruntime cannot load or run the model, or its output is not one row an image.
+    or LogSoftmax at the end is left out, as it is from the program. A model with quantisers of QONNX, which onnxruntime
+    does not have, runs as bnhw has imported it.
+    Raises BadInput where onnxruntime cannot load or run the model, or its output is not one row an image;
+    UnsupportedModel where a model with such quantisers cannot be imported.
     """
-    session = open_session(_returning_logits(read_onnx(path).model).SerializeToString(), origin=str(path))
+    source = read_onnx(path)
+    try:
+        session = open_session(_returning_logits(source.model).SerializeToString(), origin=str(path))
+    except BadInput:
+        if not any(node.op_type in QONNX_OPS for node in source.model.graph.node):
+            raise
+        return _imported_logits(source, program, images)
+    return _session_logits(path, session, program, images)
+
+
+def _imported_logits(source: Source, program: Program, images: Array) -> Array:
+    graph = import_onnx(source.model, name=source.name)
+    runner = GraphRunner(graph, graph.outputs)
+    pixels = _as_model_input(program, images, rank=4)  # flat features, too, are pixels there
+    parts = [runner.run(pixels[at : at + BATCH])[graph.outputs[0]] for at in range(0, len(pixels), BATCH)]
+    return np.concatenate(parts).reshape(len(images), -1)
+
+
+def _session_logits(path: Path, session: Any, program: Program, images: Array) -> Array:
     entries = session.get_inputs()
     if not entries or not entries[0].shape:
         raise BadInput(f"{path}: takes no batch of images; give the model that the program was compiled from")
