@@ -75,17 +75,23 @@ def _session_logits(path: Path, session: Any, program: Program, images: Array) -
 
 def _returning_logits(model: onnx.ModelProto) -> onnx.ModelProto:
     """A model that returns what the program returns: the operand of a Softmax that the importer leaves out."""
-    makers = {name: node for node in model.graph.node for name in node.output}
-    name = model.graph.output[0].name if len(model.graph.output) == 1 else ""
-    while name in makers and CONVERTERS.get(makers[name].op_type) in UNCHANGED:
-        name = makers[name].input[0]
-    if name not in makers or CONVERTERS.get(makers[name].op_type) is not onnx_layers.convert_softmax:
+    if len(model.graph.output) != 1:
         return model
-    changed = onnx.ModelProto()
-    changed.CopyFrom(model)
-    # Without type and shape, which onnxruntime infers: a Cast may stand between this value and the old output.
-    changed.graph.output[0].CopyFrom(onnx.ValueInfoProto(name=makers[name].input[0]))
-    return changed
+    name = model.graph.output[0].name
+    for node in reversed(model.graph.node):  # in order of execution, so that a malformed cycle ends, too
+        if name not in node.output or not node.input:
+            continue
+        converter = CONVERTERS.get(node.op_type)
+        name = node.input[0]
+        if converter is onnx_layers.convert_softmax:
+            changed = onnx.ModelProto()
+            changed.CopyFrom(model)
+            # Without type and shape, which onnxruntime infers: a Cast may stand between this value and the old output.
+            changed.graph.output[0].CopyFrom(onnx.ValueInfoProto(name=name))
+            return changed
+        if converter not in UNCHANGED:
+            break
+    return model
 
 
 def _as_model_input(program: Program, images: Array, *, rank: int) -> Array:

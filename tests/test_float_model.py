@@ -47,6 +47,17 @@ def test_logits_are_taken_in_front_of_a_final_softmax(tmp_path: Path, op: str, b
     assert measure_fidelity(result.logits, result.scale, reals).signal_to_noise_db > 30
 
 
+def test_a_cycle_at_the_end_is_an_error(tmp_path: Path) -> None:
+    builder = ModelBuilder()
+    model = builder.model(classifier(builder))
+    pixels = as_nhwc(random_pixels(builder, 4))
+    program = compile_model(written(model, tmp_path / "plain.onnx"), pixels)
+    model.graph.node.append(onnx.helper.make_node("Identity", ["end"], ["end"]))
+    model.graph.output[0].name = "end"
+    with pytest.raises(BadInput, match=r"cycle\.onnx: onnxruntime cannot load it"):
+        float_logits(written(model, tmp_path / "cycle.onnx"), program, pixels)
+
+
 DOMAIN = "onnx.brevitas"
 
 
