@@ -34,6 +34,9 @@ FIDELITY_IMAGES = 16
 LEAST_SIGNAL_TO_NOISE_DB = 20.0
 """Below this, noise of a tenth of the logits, a program comes with a warning."""
 
+LEAST_AGREEMENT = 0.9
+"""Below this share of equal classes, too: logits that differ little from each other lose them to little noise."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
@@ -90,12 +93,13 @@ def _faithfulness_notes(program: Program, graph: Graph, reals: Array, pixels: Ar
     """A warning where the integers are far from the float graph, which reference and kernels alone cannot show."""
     result = Machine(program).run(pixels)
     fidelity = measure_fidelity(result.logits, result.scale, run_outputs(graph, reals))
-    if fidelity.signal_to_noise_db >= LEAST_SIGNAL_TO_NOISE_DB:
+    far = fidelity.signal_to_noise_db < LEAST_SIGNAL_TO_NOISE_DB
+    if not far and fidelity.agreement >= LEAST_AGREEMENT:
         return []
     return [
-        f"on {fidelity.images} calibration images the integer logits are only {fidelity.signal_to_noise_db:.0f} dB "
-        f"from the float model's, {100 * fidelity.agreement:.0f} % of the classes are equal; use more bits, or a finer "
-        "requantise mode"
+        f"on {fidelity.images} calibration images the integer logits are {'only ' if far else ''}"
+        f"{fidelity.signal_to_noise_db:.0f} dB from the float model's, {'' if far else 'but only '}"
+        f"{100 * fidelity.agreement:.0f} % of the classes are equal; use more bits, or a finer requantise mode"
     ]
 
 

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bnhw.compare import measure_fidelity
-from bnhw.compiler import check, compile_model
+from bnhw.compiler import LEAST_AGREEMENT, LEAST_SIGNAL_TO_NOISE_DB, check, compile_model
 from bnhw.errors import PassFailed
 from bnhw.float_model import float_logits
 from bnhw.machine import Machine
@@ -125,6 +125,25 @@ def test_a_program_far_from_its_model_says_so(tmp_path: Path) -> None:
     far = compile_model(tmp_path / "model.onnx", pixels(32, 0), CompileOptions(act_bits=2, input_bits=2))
     assert not [note for note in near.provenance.notes if "dB" in note]
     assert [note for note in far.provenance.notes if "dB from the float model's" in note]
+
+
+def test_other_classes_than_the_model_are_said_though_the_logits_are_near(tmp_path: Path) -> None:
+    """Classes that differ by far less than the logits are large: noise chooses among them."""
+    net = trained(plain, 0)
+    with torch.no_grad():
+        net.classifier.weight.copy_(
+            net.classifier.weight[:1].repeat(5, 1, 1, 1) + 1e-5 * torch.randn(5, CHANNELS, 1, 1)
+        )
+        net.classifier.bias.fill_(1.0)  # type: ignore[union-attr]  # this layer has one
+    to_onnx(net, tmp_path / "model.onnx", input_shape=(3, 8, 8))
+    program = compile_model(tmp_path / "model.onnx", pixels(32, 0))
+    result = Machine(program).run(pixels(32, 0)[:16])
+    reals = float_logits(tmp_path / "model.onnx", program, pixels(32, 0)[:16])
+    fidelity = measure_fidelity(result.logits, result.scale, reals)
+    assert fidelity.signal_to_noise_db >= LEAST_SIGNAL_TO_NOISE_DB
+    assert fidelity.agreement < LEAST_AGREEMENT
+    (note,) = (note for note in program.provenance.notes if "dB from the float model's" in note)
+    assert f"but only {100 * fidelity.agreement:.0f} % of the classes are equal" in note
 
 
 def test_check_finds_what_only_lowering_refuses(tmp_path: Path) -> None:
