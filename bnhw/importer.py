@@ -7,7 +7,7 @@ compiling is collected, so that the user sees all of it at once.
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,7 +62,7 @@ def read_onnx(path: Path) -> Source:
             f"{path}: ONNX IR version {model.ir_version}, the installed onnx {onnx.__version__} knows up to "
             f"{onnx.IR_VERSION}; export with an older IR version or install a newer onnx"
         )
-    external = [tensor.name for tensor in _tensors(model.graph) if tensor.data_location == onnx.TensorProto.EXTERNAL]
+    external = [tensor.name for tensor in _tensors(model) if tensor.data_location == onnx.TensorProto.EXTERNAL]
     if external:
         raise BadInput(
             f"{path}: {len(external)} tensors, {external[0]!r} the first, are kept in other files, which bnhw does "
@@ -71,14 +71,31 @@ def read_onnx(path: Path) -> Source:
     return Source(model=model, name=printable(path.stem), sha256=hashlib.sha256(data).hexdigest())
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """Every tensor in a graph: initializers, attributes of nodes, and the same of graphs inside."""
+def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor in a model: of its graph, and of its functions, which are inlined into the graph."""
+    yield from _graph_tensors(model.graph)
+    for function in model.functions:
+        yield from _attribute_tensors(function.attribute_proto)
+        for node in function.node:
+            yield from _attribute_tensors(node.attribute)
+
+
+def _graph_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
     for node in graph.node:
-        for attribute in node.attribute:
-            yield from (attribute.t, *attribute.tensors)
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _tensors(inner)
+        yield from _attribute_tensors(node.attribute)
+
+
+def _attribute_tensors(attributes: Iterable[onnx.AttributeProto]) -> Iterator[onnx.TensorProto]:
+    """Every tensor in attributes, also in the graphs that they hold."""
+    for attribute in attributes:
+        yield from (attribute.t, *attribute.tensors)
+        for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+            yield from (sparse.values, sparse.indices)
+        for inner in (attribute.g, *attribute.graphs):
+            yield from _graph_tensors(inner)
 
 
 def import_onnx(model: onnx.ModelProto, *, name: str = "model") -> Graph:
