@@ -97,7 +97,7 @@ def convert_batch_normalisation(builder: Builder, node: OnnxNode) -> Imported:
         if numbers.shape != (value.shape[0],):
             raise Refused(f"has {numbers.size} numbers in its {what} for {value.shape[0]} channels")
     epsilon = float(node.attributes.get("epsilon", 1e-5))
-    if (variance + epsilon <= 0).any():
+    if not (variance + epsilon > 0).all():
         raise Refused("has a variance that is not positive; recompute the batch-norm statistics")
     scale = gain / np.sqrt(variance + epsilon)
     return affine(builder, node, value, scale, shift - mean * scale)
