@@ -1,6 +1,7 @@
 """Constants of an ONNX model, evaluated before the importer reads its nodes."""
 
 import logging
+import math
 
 import numpy as np
 import onnx
@@ -14,6 +15,12 @@ from bnhw.onnx_builder import printable
 
 MAX_FOLDED_ELEMENTS = 1 << 27
 """Constant folding makes no tensor larger than this: a model file is not trusted to size our memory."""
+
+MAX_FILLED_ELEMENTS = 1 << 20
+"""ConstantOfShape is evaluated up to this size: zero padding takes a few numbers, zero channels some thousands."""
+
+GROWING_OPS = frozenset({"ConstantOfShape", "Expand", "OneHot", "Pad", "Range", "Resize", "Tile", "Upsample"})
+"""Operations whose few operands may say any size: they are evaluated only where shape inference knows it before."""
 
 
 def fold_constants(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
@@ -37,12 +44,34 @@ def fold_constants(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
             onnx_shape_inference=True,
             input_size_limit=MAX_FOLDED_ELEMENTS,
             output_size_limit=MAX_FOLDED_ELEMENTS,
+            should_fold=_may_fold,
         )
         optimizer.remove_unused_nodes(intermediate)
         LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(intermediate)
         return onnx_ir.to_proto(intermediate)
     except Exception as error:  # a malformed model fails inside the optimiser in many ways
         raise BadInput(f"{name}: not a well-formed ONNX model ({error}); run onnx.checker on it") from error
+
+
+def _may_fold(node: onnx_ir.Node) -> bool | None:
+    """Whether a node of constants is evaluated; None leaves it to the optimiser, which checks sizes only afterwards.
+
+    The optimiser keeps every ConstantOfShape by default, but torch.onnx.export(dynamo=False) computes the pads of
+    zero padding, and zero channels, with it.
+    """
+    sizes = [_inferred_size(value) for value in node.outputs]
+    if node.op_type in GROWING_OPS and None in sizes:
+        return False
+    largest = max((size for size in sizes if size is not None), default=0)
+    if node.op_type == "ConstantOfShape":
+        return largest <= MAX_FILLED_ELEMENTS
+    return False if largest > MAX_FOLDED_ELEMENTS else None
+
+
+def _inferred_size(value: onnx_ir.Value) -> int | None:
+    if value.shape is None or not value.shape.is_static():
+        return None
+    return math.prod(value.shape.numpy())
 
 
 def _drop_constant_inputs(model: onnx.ModelProto) -> None:
@@ -56,6 +85,11 @@ def _drop_constant_inputs(model: onnx.ModelProto) -> None:
 def _read_one_image(model: onnx.ModelProto) -> None:
     """A free batch becomes 1, so that shapes computed from it (`x.view(x.size(0), -1)`) are constants."""
     del model.graph.value_info[:]  # they name the free batch; shape inference makes them again
+    for function in model.functions:
+        del function.value_info[:]
+    for value in model.graph.output:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
     for value in model.graph.input:
         dims = value.type.tensor_type.shape.dim
         if len(dims) and not dims[0].dim_value:
