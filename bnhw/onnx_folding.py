@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import onnx
@@ -19,6 +20,12 @@ MAX_FOLDED_ELEMENTS = 1 << 27
 MAX_FILLED_ELEMENTS = 1 << 20
 """ConstantOfShape is evaluated up to this size: zero padding takes a few numbers, zero channels some thousands."""
 
+MAX_INLINED_NODES = 100_000
+"""Functions of a model are inlined up to this number of nodes: each may call others twice, and so on."""
+
+MAX_CALL_DEPTH = 50
+"""Functions of a model may call each other so deep; a function that calls itself is deeper."""
+
 GROWING_OPS = frozenset({"ConstantOfShape", "Expand", "OneHot", "Pad", "Range", "Resize", "Tile", "Upsample"})
 """Operations whose few operands may say any size: they are evaluated only where shape inference knows it before."""
 
@@ -30,6 +37,7 @@ def fold_constants(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     """
     work = onnx.ModelProto()
     work.CopyFrom(model)
+    _require_few_calls(work, name)
     _drop_constant_inputs(work)
     _read_one_image(work)
     _evaluate_bipolar_constants(work, name)
@@ -51,6 +59,41 @@ def fold_constants(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
         return onnx_ir.to_proto(intermediate)
     except Exception as error:  # a malformed model fails inside the optimiser in many ways
         raise BadInput(f"{name}: not a well-formed ONNX model ({error}); run onnx.checker on it") from error
+
+
+def _require_few_calls(model: onnx.ModelProto, name: str) -> None:
+    """Raise BadInput where inlining the model's functions would make too many nodes, or never end."""
+    if not model.functions:
+        return
+    bodies = {(_domain(f.domain), f.name, f.overload): f.node for f in model.functions}
+    counts: dict[tuple[str, str, str], int] = {}
+
+    def count(nodes: Iterable[onnx.NodeProto], depth: int) -> int:
+        if depth > MAX_CALL_DEPTH:
+            raise BadInput(
+                f"{name}: its functions call each other more than {MAX_CALL_DEPTH} deep, or themselves; export the "
+                "model without functions of its own"
+            )
+        total = 0
+        for node in nodes:
+            key = (_domain(node.domain), node.op_type, node.overload)
+            if key in bodies and key not in counts:
+                counts[key] = count(bodies[key], depth + 1)
+            total += counts.get(key, 1)
+            for attribute in node.attribute:
+                total += sum(count(inner.node, depth + 1) for inner in (attribute.g, *attribute.graphs) if inner.node)
+        return total
+
+    inlined = count(model.graph.node, 0)
+    if inlined > MAX_INLINED_NODES:
+        raise BadInput(
+            f"{name}: has {inlined} nodes when its functions are inlined, at most {MAX_INLINED_NODES} are read; export "
+            "the model without functions of its own"
+        )
+
+
+def _domain(domain: str) -> str:
+    return "" if domain == "ai.onnx" else domain
 
 
 def _may_fold(node: onnx_ir.Node) -> bool | None:

@@ -11,7 +11,7 @@ from model_builder import ModelBuilder, Tensor, random_images, run_onnxruntime
 from onnx import numpy_helper
 from pass_helpers import kinds
 
-from bnhw.errors import UnsupportedModel
+from bnhw.errors import BadInput, UnsupportedModel
 from bnhw.importer import import_onnx
 from bnhw.onnx_folding import MAX_FOLDED_ELEMENTS
 from bnhw.verify import evaluate_outputs
@@ -113,3 +113,34 @@ def test_zeros_are_evaluated_up_to_a_size() -> None:
         else:
             with pytest.raises(UnsupportedModel, match="ConstantOfShape 'node 0'"):
                 import_onnx(builder.model(joined))
+
+
+def _calls(bodies: dict[str, list[str]]) -> onnx.ModelProto:
+    """A model whose only node calls F0; each function is a chain of calls, or of ReLUs."""
+    opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("own", 1)]
+    builder = ModelBuilder(opset=17)
+    model = builder.model(builder.apply(builder.image, "F0", domain="own"))
+    model.opset_import.append(opsets[1])
+    for name, called in bodies.items():
+        nodes = [
+            onnx.helper.make_node(op, [f"v{i}"], [f"v{i + 1}"], domain="own" if op in bodies else "")
+            for i, op in enumerate(called)
+        ]
+        model.functions.append(onnx.helper.make_function("own", name, ["v0"], [f"v{len(called)}"], nodes, opsets))
+    return model
+
+
+def test_functions_are_inlined() -> None:
+    graph = import_onnx(_calls({"F0": ["F1", "F1"], "F1": ["Relu", "Relu"]}))
+    assert kinds(graph) == ["Clamp"] * 4
+
+
+def test_functions_that_would_be_inlined_too_often_are_bad_input() -> None:
+    bodies = {f"F{i}": [f"F{i + 1}"] * 2 for i in range(40)} | {"F40": ["Relu"]}
+    with pytest.raises(BadInput, match=f"twice: has {2**40} nodes when its functions are inlined, at most 100000"):
+        import_onnx(_calls(bodies), name="twice")
+
+
+def test_functions_that_call_themselves_are_bad_input() -> None:
+    with pytest.raises(BadInput, match="call each other more than 50 deep, or themselves; export"):
+        import_onnx(_calls({"F0": ["F1"], "F1": ["F0"]}))
