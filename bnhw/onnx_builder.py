@@ -1,5 +1,6 @@
 """The importer's workbench: decoded ONNX nodes, what has been read so far, and how a refusal is said."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,9 @@ import onnx
 from bnhw.dtypes import Array
 from bnhw.graph import Attributes, Node, Shape, Value, unique_name
 from bnhw.ops import OPS, Affine, freeze
+
+MAX_VALUE_ELEMENTS = 1 << 27
+"""The most numbers that one image may have anywhere in a network: a model file is not trusted to size our memory."""
 
 
 class Refused(Exception):  # noqa: N818  (a reason that is collected, never an error that the user sees by itself)
@@ -109,6 +113,8 @@ class Builder:
 
     def value(self, node: OnnxNode, index: int = 0) -> Imported:
         """Input `index` of `node`, which must be computed from the image."""
+        if index >= len(node.inputs):
+            raise Refused(f"has {len(node.inputs)} operands, at least {index + 1} are expected; export the model again")
         name = node.inputs[index]
         if name in self.predicates:
             raise Refused("reads the outcome of a comparison; only where(x >= 0, 1, -1) can be read")
@@ -122,6 +128,7 @@ class Builder:
             shape = OPS[type(attributes)].shape(attributes, [operand.shape for operand in operands])
         except ValueError as error:
             raise Refused(str(error)) from error
+        require_moderate(shape, "result")
         taken = {existing.name for existing in self.nodes} | {self.values[self.entry.name].name}
         name = unique_name(node.name, taken)
         self.nodes.append(
@@ -143,6 +150,15 @@ def require_finite(numbers: Array, what: str) -> None:
         raise Refused(
             f"{bad} of the {numbers.size} numbers of its {what} are NaN or infinite; the training has diverged, "
             "export a healthy checkpoint"
+        )
+
+
+def require_moderate(shape: Shape, what: str) -> None:
+    """Refuse shapes of more than `MAX_VALUE_ELEMENTS` numbers; `what` names them."""
+    if math.prod(shape) > MAX_VALUE_ELEMENTS:
+        raise Refused(
+            f"its {what} of shape {shape} has {math.prod(shape)} numbers an image, at most {MAX_VALUE_ELEMENTS} can be "
+            "held; use smaller images or less padding"
         )
 
 

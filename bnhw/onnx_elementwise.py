@@ -35,7 +35,10 @@ def convert_add(builder: Builder, node: OnnxNode) -> Imported:
     if any(map(builder.is_constant, node.inputs)):
         value, constant, _ = _operands(builder, node)
         return affine(builder, node, value, 1.0, constant)
-    return builder.emit(node, Add(), builder.value(node, 0), builder.value(node, 1))
+    value, other = builder.value(node, 0), builder.value(node, 1)
+    if value.rank != other.rank:  # ONNX lines (N, C) up with the last axes of (N, C, 1, 1): the sum is (N, C, N, C)
+        raise Refused(f"adds a value of {value.rank} axes to one of {other.rank}; flatten both, or neither")
+    return builder.emit(node, Add(), value, other)
 
 
 def convert_subtract(builder: Builder, node: OnnxNode) -> Imported:
@@ -94,7 +97,7 @@ def convert_batch_normalisation(builder: Builder, node: OnnxNode) -> Imported:
         if numbers.shape != (value.shape[0],):
             raise Refused(f"has {numbers.size} numbers in its {what} for {value.shape[0]} channels")
     epsilon = float(node.attributes.get("epsilon", 1e-5))
-    if (variance + epsilon <= 0).any():
+    if not (variance + epsilon > 0).all():
         raise Refused("has a variance that is not positive; recompute the batch-norm statistics")
     scale = gain / np.sqrt(variance + epsilon)
     return affine(builder, node, value, scale, shift - mean * scale)

@@ -5,7 +5,7 @@ import onnx
 
 from bnhw.dtypes import Array
 from bnhw.graph import Shape
-from bnhw.onnx_builder import Builder, Imported, OnnxNode, Refused, affine, require_finite, scalar
+from bnhw.onnx_builder import Builder, Imported, OnnxNode, Refused, affine, require_finite, require_moderate, scalar
 from bnhw.ops import (
     AveragePool,
     ChannelPad,
@@ -23,6 +23,8 @@ from bnhw.weights import zeros_among_two_values
 
 def _weights(array: Array) -> Array:
     """Checked weights as read-only float32."""
+    if not array.size:
+        raise Refused(f"has no weights: their shape is {array.shape}; build the model with at least one channel")
     require_finite(array, "weights")
     zeros = zeros_among_two_values(array)
     if zeros:
@@ -41,19 +43,27 @@ def _pair(node: OnnxNode, attribute: str) -> tuple[int, int]:
 
 
 def _window(node: OnnxNode, kernel: tuple[int, int], shape: Shape) -> Window:
-    """Kernel, stride and explicit pads, also from `auto_pad` and `ceil_mode`."""
+    """Kernel, stride and explicit pads, also from `auto_pad`."""
     if any(d != 1 for d in node.attributes.get("dilations", ())):
         raise Refused(f"has dilations {list(node.attributes['dilations'])}; only 1 is supported")
     stride = _pair(node, "strides")
+    if min(*kernel, *stride) < 1:
+        raise Refused(f"has kernel {list(kernel)} and strides {list(stride)}; numbers of at least 1 are expected")
+    top, left, bottom, right = _pads(node, kernel, stride, shape)
+    require_moderate((shape[0], shape[1] + top + bottom, shape[2] + left + right), "padded image")
+    return Window(kernel=kernel, stride=stride, pads=(top, left, bottom, right))
+
+
+def _pads(node: OnnxNode, kernel: tuple[int, int], stride: tuple[int, int], shape: Shape) -> tuple[int, int, int, int]:
     auto = bytes(node.attributes.get("auto_pad", b"NOTSET")).decode()
     if auto in ("SAME_UPPER", "SAME_LOWER"):
         top, bottom = _same_pads(shape[1], kernel[0], stride[0], upper=auto == "SAME_UPPER")
         left, right = _same_pads(shape[2], kernel[1], stride[1], upper=auto == "SAME_UPPER")
-        return Window(kernel=kernel, stride=stride, pads=(top, left, bottom, right))
+        return top, left, bottom, right
     numbers = [int(n) for n in node.attributes.get("pads", (0, 0, 0, 0))] if auto == "NOTSET" else [0, 0, 0, 0]
     if len(numbers) != 4 or min(numbers) < 0:
         raise Refused(f"has pads {numbers}; four numbers that are not negative are supported")
-    return Window(kernel=kernel, stride=stride, pads=(numbers[0], numbers[1], numbers[2], numbers[3]))
+    return numbers[0], numbers[1], numbers[2], numbers[3]
 
 
 def _same_pads(size: int, kernel: int, stride: int, *, upper: bool) -> tuple[int, int]:
@@ -65,11 +75,14 @@ def _same_pads(size: int, kernel: int, stride: int, *, upper: bool) -> tuple[int
 def convert_convolution(builder: Builder, node: OnnxNode) -> Imported:
     """Conv in two dimensions, its bias as an Affine behind it."""
     value = builder.value(node)
-    weights = _weights(builder.constant(node, 1, "weights"))
-    if weights.ndim != 4 or value.rank != 4:
-        raise Refused(f"has weights of shape {weights.shape}; two-dimensional convolutions are supported")
+    numbers = builder.constant(node, 1, "weights")
+    if numbers.ndim != 4 or value.rank != 4:
+        raise Refused(f"has weights of shape {numbers.shape}; two-dimensional convolutions are supported")
+    weights = _weights(numbers)
     window = _window(node, (weights.shape[2], weights.shape[3]), value.shape)
     groups = int(node.attributes.get("group", 1))
+    if groups < 1:
+        raise Refused(f"has {groups} groups; at least 1 is expected")
     result = builder.emit(node, Convolution(weights=weights, window=window, groups=groups), value)
     return _with_bias(builder, node, result, builder.optional(node, 2, "bias"))
 
@@ -117,6 +130,11 @@ def _pool_window(node: OnnxNode, shape: Shape) -> Window:
     """A pooling window; `ceil_mode` becomes more padding at the end, which never counts."""
     kernel = _pair(node, "kernel_shape")
     window = _window(node, kernel, shape)
+    if any(pad >= size for pad, size in zip(window.pads, kernel * 2, strict=True)):
+        raise Refused(
+            f"has pads {list(window.pads)} around a kernel of {list(kernel)}: windows would lie outside of the image; "
+            "pads smaller than the kernel are supported"
+        )
     if not node.attributes.get("ceil_mode", 0):
         return window
     top, left, bottom, right = window.pads

@@ -6,13 +6,30 @@ reason and the remedy. Adding an operation is one function and one entry of `CON
 
 from collections.abc import Callable, Mapping
 
+import onnx
+
 from bnhw import onnx_elementwise as elementwise
 from bnhw import onnx_layers as layers
-from bnhw.onnx_builder import Builder, Imported, OnnxNode, Refused
+from bnhw.onnx_builder import Builder, Imported, OnnxNode, Refused, printable
+
+MALFORMED = (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
+"""What converters run into where a node lacks operands, or has attributes and constants of unexpected kinds."""
+
+
+def read_node(builder: Builder, proto: onnx.NodeProto, index: int) -> None:
+    """Read the `index`-th ONNX node of a model; a refusal becomes one line of `builder.problems`."""
+    try:
+        convert_node(builder, OnnxNode.read(proto, index))
+    except MALFORMED as error:
+        builder.problems.append(
+            f"{printable(proto.op_type)} {printable(proto.name or str(index))!r}: is malformed "
+            f"({type(error).__name__}: {printable(str(error))}); run onnx.checker on the model and export it again"
+        )
+        builder.refused.update(proto.output)
 
 
 def convert_node(builder: Builder, node: OnnxNode) -> None:
-    """Read one ONNX node; a refusal becomes one line of `builder.problems`.
+    """Read one decoded ONNX node.
 
     Nodes behind a refused one are only checked for being known, so that one cause gives one message.
     """

@@ -25,7 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("graph_onnx",),
     ("text",),
     ("onnx_builder",),
-    ("onnx_elementwise", "onnx_layers"),
+    ("onnx_elementwise", "onnx_folding", "onnx_layers"),
     ("onnx_ops",),
     ("importer",),
     ("requantise_constants",),

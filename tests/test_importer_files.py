@@ -48,6 +48,47 @@ def _nothing(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
+def _elsewhere() -> onnx.TensorProto:
+    tensor = onnx.TensorProto(name="elsewhere", data_type=1, dims=[3], data_location=onnx.TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="/etc/hostname")
+    return tensor
+
+
+def _external_in_a_function(path: Path) -> None:
+    model = onnx.load(DIGITS)
+    nodes = [onnx.helper.make_node("Constant", [], ["b"], value=_elsewhere())]
+    model.functions.append(onnx.helper.make_function("own", "F", ["a"], ["b"], nodes, list(model.opset_import)))
+    path.write_bytes(model.SerializeToString())
+
+
+def _external_default_of_a_function(path: Path) -> None:
+    model = onnx.load(DIGITS)
+    default = onnx.helper.make_attribute("value", _elsewhere())
+    model.functions.append(onnx.FunctionProto(name="F", domain="own", attribute_proto=[default]))
+    path.write_bytes(model.SerializeToString())
+
+
+def _external_in_a_branch_of_a_function(path: Path) -> None:
+    model = onnx.load(DIGITS)
+    branch = onnx.GraphProto(name="then", initializer=[_elsewhere()])
+    node = onnx.NodeProto(op_type="If", attribute=[onnx.helper.make_attribute("then_branch", branch)])
+    model.functions.append(onnx.FunctionProto(name="F", domain="own", node=[node]))
+    path.write_bytes(model.SerializeToString())
+
+
+def _external_sparse(path: Path) -> None:
+    model = onnx.load(DIGITS)
+    model.graph.sparse_initializer.append(onnx.SparseTensorProto(values=_elsewhere(), dims=[3]))
+    path.write_bytes(model.SerializeToString())
+
+
+def _external_sparse_attribute(path: Path) -> None:
+    model = onnx.load(DIGITS)
+    sparse = onnx.SparseTensorProto(indices=_elsewhere(), dims=[3])
+    model.graph.node[0].attribute.append(onnx.helper.make_attribute("sparse_value", sparse))
+    path.write_bytes(model.SerializeToString())
+
+
 @pytest.mark.parametrize(
     ("write", "fragment"),
     [
@@ -57,6 +98,11 @@ def _nothing(path: Path) -> None:
         (lambda path: path.write_text("not a model"), "not an ONNX model"),
         (_newer, "ONNX IR version"),
         (_external, "kept in other files"),
+        (_external_in_a_function, "1 tensors, 'elsewhere' the first, are kept in other files"),
+        (_external_default_of_a_function, "kept in other files"),
+        (_external_in_a_branch_of_a_function, "kept in other files"),
+        (_external_sparse, "kept in other files"),
+        (_external_sparse_attribute, "kept in other files"),
     ],
 )
 def test_bad_file_is_bad_input(write: Callable[[Path], object], fragment: str, tmp_path: Path) -> None:

@@ -76,6 +76,12 @@ def _product_with_flat_features(builder: ModelBuilder) -> Tensor:
     return builder.apply(builder.image, "Mul", gate.name, name="guilty")
 
 
+def _sum_with_flat_features(builder: ModelBuilder) -> Tensor:
+    pooled = builder.reduce_mean(builder.image, keep=True)
+    flat = builder.reduce_mean(builder.image, keep=False)
+    return builder.apply(pooled, "Add", flat.name, name="guilty")
+
+
 def _batch_norm(**changes: Any) -> Callable[[ModelBuilder], Tensor]:
     def build(builder: ModelBuilder) -> Tensor:
         numbers = {"gain": np.ones(3), "shift": np.zeros(3), "mean": np.zeros(3), "variance": np.ones(3)}
@@ -169,6 +175,7 @@ REFUSALS: tuple[Case, ...] = (
     ("sign of ONNX", _node("Sign"), "ONNX Sign gives 0 at 0"),
     ("product with one number a pixel", _product_with_a_channel, "a value (3, 7, 6) times (1, 7, 6); a gate of"),
     ("product with flat features", _product_with_flat_features, "by one of 2; keep the axes of the mean"),
+    ("sum with flat features", _sum_with_flat_features, "adds a value of 4 axes to one of 2; flatten both, or neither"),
     ("difference of two values", _two_values("Sub"), "is not a constant"),
     ("quotient with a value below", _node("Div", 1.0, first=True), "divides by a computed value"),
     ("division by zero", _node("Div", 0.0), "divides by 0"),

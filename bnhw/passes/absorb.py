@@ -79,15 +79,15 @@ class AbsorbFlatten:
 
     def run(self, graph: Graph) -> Graph:
         """See the module's list of cases."""
-        nodes = list(graph.nodes)
-        outputs = graph.outputs
-        for index, node in enumerate(nodes):
-            if not isinstance(node.attributes, Flatten):
-                continue
-            shape = check_graph(graph)[node.inputs[0]]
-            nodes, outputs = _sink(nodes, index, shape, outputs)
-            return AbsorbFlatten().run(remove_dead(graph.with_nodes(nodes, outputs=outputs)))
+        while (index := _first_flatten(graph)) is not None:  # a loop: networks may be deeper than Python recurses
+            shape = check_graph(graph)[graph.nodes[index].inputs[0]]
+            nodes, outputs = _sink(list(graph.nodes), index, shape, graph.outputs)
+            graph = remove_dead(graph.with_nodes(nodes, outputs=outputs))
         return graph
+
+
+def _first_flatten(graph: Graph) -> int | None:
+    return next((index for index, node in enumerate(graph.nodes) if isinstance(node.attributes, Flatten)), None)
 
 
 def _sink(nodes: list[Node], index: int, shape: Shape, outputs: tuple[str, ...]) -> tuple[list[Node], tuple[str, ...]]:
