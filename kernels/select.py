@@ -9,11 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import import_module
-from typing import Any, Literal, Self, TypeAlias, cast
+from typing import Any, Literal, Self, TypeAlias
 
 import numpy.typing as npt
 from llvmlite import binding
-from numba import config
 
 from bnhw.kernels import reference
 from bnhw.kernels.packing import WORD_BITS, count_words
@@ -200,11 +199,13 @@ def generated_features() -> frozenset[str]:
 
     Of a processor that is named there, only those are known that every one has.
     """
-    features, settings = host_features(), cast(Any, config)  # which Numba sets at run time
-    if settings.CPU_NAME or settings.CPU_FEATURES is not None:
-        listed = (settings.CPU_FEATURES or "").split(",")
+    features, settings = host_features(), os.environ  # not Numba's own table: loading Numba takes most of a second
+    if settings.get("NUMBA_CPU_NAME") or "NUMBA_CPU_FEATURES" in settings:
+        listed = settings.get("NUMBA_CPU_FEATURES", "").split(",")
         features &= {"sse2", "neon", *(name.strip()[1:] for name in listed if name.strip().startswith("+"))}
-    return features if settings.ENABLE_AVX else frozenset(name for name in features if not name.startswith("avx"))
+    if settings.get("NUMBA_ENABLE_AVX", "1") == "0":
+        features = frozenset(name for name in features if not name.startswith("avx"))
+    return features
 
 
 def missing_for(choice: str) -> str:
