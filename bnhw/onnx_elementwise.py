@@ -35,14 +35,20 @@ def convert_add(builder: Builder, node: OnnxNode) -> Imported:
     if any(map(builder.is_constant, node.inputs)):
         value, constant, _ = _operands(builder, node)
         return affine(builder, node, value, 1.0, constant)
-    value, other = builder.value(node, 0), builder.value(node, 1)
+    return _sum(builder, node, builder.value(node, 0), builder.value(node, 1))
+
+
+def _sum(builder: Builder, node: OnnxNode, value: Imported, other: Imported) -> Imported:
     if value.rank != other.rank:  # ONNX lines (N, C) up with the last axes of (N, C, 1, 1): the sum is (N, C, N, C)
         raise Refused(f"adds a value of {value.rank} axes to one of {other.rank}; flatten both, or neither")
     return builder.emit(node, Add(), value, other)
 
 
 def convert_subtract(builder: Builder, node: OnnxNode) -> Imported:
-    """Sub: with one constant operand."""
+    """Sub: a constant is a shift; of two computed values the second is negated and added."""
+    if not any(map(builder.is_constant, node.inputs)):
+        value, other = builder.value(node, 0), builder.value(node, 1)
+        return _sum(builder, node, value, affine(builder, node, other, -1.0, 0.0))
     value, constant, constant_first = _operands(builder, node)
     if constant_first:
         return affine(builder, node, value, -1.0, constant)

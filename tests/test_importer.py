@@ -18,6 +18,7 @@ from bnhw.importer import import_onnx
 from bnhw.monotone import Function
 from bnhw.ops import (
     Activation,
+    Add,
     Affine,
     AveragePool,
     ChannelPad,
@@ -174,6 +175,15 @@ def test_constant_operand_may_stand_on_either_side(op: str, first: bool, shape: 
     numbers = np.full(shape, -0.7) if op in ("Max", "Min") else builder.random.normal(0, 1, shape)
     value = builder.apply(builder.image, op, builder.constant(numbers), first=first)
     expect_same_as_onnxruntime(flat_head(builder, value), random_images(builder))
+
+
+def test_difference_of_two_values_is_read() -> None:
+    builder = ModelBuilder()
+    value, other = (builder.convolution(builder.image, builder.signs((2, 3, 1, 1))) for _ in range(2))
+    graph = expect_same_as_onnxruntime(
+        flat_head(builder, builder.apply(value, "Sub", other.name)), random_images(builder)
+    )
+    assert sum(isinstance(node.attributes, Add) for node in graph.nodes) == 1
 
 
 def test_division_by_a_constant_is_read() -> None:

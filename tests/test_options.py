@@ -1,6 +1,7 @@
 """Options as text and back, and what is refused."""
 
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -140,9 +141,7 @@ def test_ranges_that_are_none_are_refused(text: str) -> None:
         ("multipliers", np.True_, True),
     ],
 )
-def test_numbers_of_any_kind_become_plain_and_stay_so_behind_their_text(
-    name: str, given: object, plain: object
-) -> None:
+def test_numbers_of_any_kind_become_plain_and_stay_so_behind_their_text(name: str, given: Any, plain: object) -> None:
     options = CompileOptions(**{name: given})
     assert (getattr(options, name), type(getattr(options, name))) == (plain, type(plain))
     assert options_from_text(options_as_text(options)) == options
@@ -162,7 +161,7 @@ def test_numbers_of_any_kind_become_plain_and_stay_so_behind_their_text(
         ("input_mean", None, r"input_mean is None; a number, or one a colour, is expected"),
     ],
 )
-def test_values_of_another_kind_are_refused(name: str, value: object, message: str) -> None:
+def test_values_of_another_kind_are_refused(name: str, value: Any, message: str) -> None:
     with pytest.raises(BadInput, match=message):
         CompileOptions(**{name: value})
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bnhw.errors import PassFailed
-from bnhw.graph import Graph, Node, Shape, remove_dead
+from bnhw.graph import Graph, Node, Shape, remove_dead, unique_name
 from bnhw.ops import (
     Activation,
     Affine,
@@ -104,7 +104,8 @@ def _sink(nodes: list[Node], index: int, shape: Shape, outputs: tuple[str, ...])
             case Convolution():
                 result.append(replace(node, inputs=flatten.inputs, attributes=_image_kernel(node.attributes, shape)))
             case Clamp() | Sign() | Activation() | Quantise() | Affine():
-                inner = f"{node.output}/image"
+                taken = {name for other in (*nodes, *result) for name in (other.name, other.output)}
+                inner = unique_name(f"{node.output}/image", taken)
                 attributes = _image_attributes(node, shape)
                 result.append(replace(node, name=inner, output=inner, inputs=flatten.inputs, attributes=attributes))
                 result.append(replace(flatten, name=node.name, inputs=(inner,), output=node.output))
