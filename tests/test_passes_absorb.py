@@ -150,13 +150,14 @@ def test_absorb_case_5_every_reader_of_the_flattened_image_becomes_a_convolution
 
 def test_absorb_case_5_names_that_are_taken_are_not_given_again() -> None:
     graph = chain(
-        ("floor/image", Flatten(), ("image",)),
-        ("floor", RELU, ("floor/image",)),
+        ("floor/image", Sign(), ("image",)),
+        ("flat", Flatten(), ("floor/image",)),
+        ("floor", RELU, ("flat",)),
         ("dense", convolution(3, 8, window=Window(kernel=(1, 1))), ("floor",)),
         shape=(2, 2, 2),
     )
     result = expect_same(graph, AbsorbFlatten().run(graph))
-    assert kinds(result) == ["Clamp", "Convolution"]
+    assert kinds(result) == ["Sign", "Clamp", "Convolution"]
 
 
 def test_absorb_case_6_flatten_before_anything_else_is_refused() -> None:
